@@ -1,0 +1,143 @@
+"""Per-sample classification losses: no reduction, so that the sum with the batch's weights is an exact global mean."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+IGNORE = -1  # label of a padding row or of an unlabelled sample
+ClassWeight = Literal["none", "balanced"]
+
+
+class CrossEntropy(nn.Module):
+    """Cross-entropy of each sample, with label smoothing and class weights.
+
+    Called with logits (B, C) and a target that is either int64 (B,), where -1 gives exactly zero loss and zero
+    gradient, or float (B, C) soft targets, where a row of zeros does. Half-precision logits are computed in float32.
+
+    Args:
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
+        class_weight: ``balanced`` weighs class c by n / (K n_c) of the training counts given to :meth:`use_counts`,
+            so that the mean weight over the training samples is one.
+
+    Raises:
+        ValueError: For a label smoothing outside [0, 1) or an unknown class weight.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, class_weight: ClassWeight = "none") -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        if class_weight not in ("none", "balanced"):
+            raise ValueError(f"class_weight must be 'none' or 'balanced', got {class_weight!r}")
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        # Not in the checkpoint: the weights follow from the training counts, which the data gives anew.
+        self.register_buffer("class_weights", None, persistent=False)
+
+    def use_counts(self, counts: Tensor) -> None:
+        """Set the balanced class weights from the training counts (C,); nothing happens without class weights.
+
+        Raises:
+            ValueError: When a class has no training sample, for its weight would be infinite.
+        """
+        if self.class_weight == "none":
+            return
+        counts = torch.as_tensor(counts).to(torch.float32)  # never float64: some devices have none
+        if counts.ndim != 1 or not bool((counts > 0).all()):
+            empty = (counts <= 0).nonzero().flatten().tolist()
+            raise ValueError(
+                f"class_weight=balanced needs a training sample of each class; class indices without one: {empty}. "
+                "Restrict the classes to those seen in training or use class_weight=none."
+            )
+        weights = counts.sum() / (len(counts) * counts)
+        # Counts come after the module was moved when training resumes or a test starts: keep its device then.
+        self.class_weights = weights if self.class_weights is None else weights.to(self.class_weights.device)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each sample (B,), unreduced.
+
+        Raises:
+            ValueError: When shapes do not match.
+            RuntimeError: When class weights are asked for and :meth:`use_counts` was never called.
+        """
+        soft, ignored = self._soft_target(logits, target)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # A padding row may hold NaN logits: replaced before the softmax, or 0 * NaN would spoil the gradient.
+        log_prob = functional.log_softmax(logits.masked_fill(ignored.unsqueeze(1), 0.0), dim=1)
+        loss = -log_prob * soft.to(log_prob.dtype) * self._focus(log_prob)
+        if (weights := self._weights(logits)) is not None:
+            loss = loss * weights
+        return loss.sum(dim=1)
+
+    def expected_at_init(self, num_classes: int) -> float:
+        """Return the mean loss over the training samples of a network that gives every class the same probability."""
+        mean_weight = 1.0 if self.class_weights is None else self.class_weights.mean().item()
+        return math.log(num_classes) * (1 - self.label_smoothing + self.label_smoothing * mean_weight)
+
+    def _focus(self, log_prob: Tensor) -> Tensor | float:
+        """Return a factor for each class's term, (B, C) or a scalar."""
+        return 1.0
+
+    def _soft_target(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return smoothed soft targets (B, C) and the rows to ignore (B,)."""
+        num_classes = logits.shape[1]
+        if target.is_floating_point():
+            if target.shape != logits.shape:
+                raise ValueError(f"soft targets {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
+            soft, mass = target, target.sum(dim=1, keepdim=True)
+        else:
+            if target.shape != logits.shape[:1]:
+                raise ValueError(f"targets {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
+            mass = (target != IGNORE).unsqueeze(1).to(torch.float32)
+            soft = torch.zeros(logits.shape, dtype=torch.float32, device=logits.device)
+            soft.scatter_(1, target.clamp_min(0).unsqueeze(1), mass)
+        if self.label_smoothing:
+            # Spread in proportion to the row's mass, so that an ignored row stays exactly zero.
+            soft = soft * (1 - self.label_smoothing) + mass * (self.label_smoothing / num_classes)
+        return soft, mass.squeeze(1) == 0
+
+    def _weights(self, logits: Tensor) -> Tensor | None:
+        if self.class_weight == "none":
+            return None
+        if self.class_weights is None:
+            raise RuntimeError("class_weight=balanced: call use_counts(training counts) before the first loss")
+        if len(self.class_weights) != logits.shape[1]:
+            raise ValueError(f"{len(self.class_weights)} class weights do not fit {logits.shape[1]} logits")
+        return self.class_weights.to(logits.device)
+
+
+class Focal(CrossEntropy):
+    """Focal loss: cross-entropy with each class's term scaled by (1 - p)^gamma (Lin et al. 2017, multi-class form).
+
+    With hard targets this is (1 - p_y)^gamma * -log p_y; with soft or smoothed ones each class's term has its own factor.
+    ``gamma=0`` is :class:`CrossEntropy`.
+
+    Args:
+        gamma: Focusing exponent, at least 0.
+        class_weight: As in :class:`CrossEntropy`.
+        label_smoothing: As in :class:`CrossEntropy`.
+
+    Raises:
+        ValueError: For a negative gamma.
+    """
+
+    def __init__(self, gamma: float = 2.0, class_weight: ClassWeight = "none", label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing=label_smoothing, class_weight=class_weight)
+        if gamma < 0:
+            raise ValueError(f"gamma must be at least 0, got {gamma}")
+        self.gamma = gamma
+
+    def expected_at_init(self, num_classes: int) -> float:
+        """Return the mean loss over the training samples of a network that gives every class the same probability."""
+        return super().expected_at_init(num_classes) * (1 - 1 / num_classes) ** self.gamma
+
+    def _focus(self, log_prob: Tensor) -> Tensor | float:
+        if not self.gamma:
+            return 1.0
+        # expm1 keeps 1 - p exact near p = 1; the floor keeps the slope finite there for gamma below 1.
+        return (-torch.expm1(log_prob)).clamp_min(1e-12) ** self.gamma

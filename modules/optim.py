@@ -1,0 +1,104 @@
+"""What the optimizers of all systems share: decay groups by module and a warm-up + cosine schedule in steps."""
+
+import math
+import re
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+_UNDECAYED = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, nn.Embedding, nn.EmbeddingBag)
+_POSITION = re.compile(r"(^|[._])pos(ition|itions|itional)?($|[._])")
+
+
+def parameter_groups(net: nn.Module, decay_all: bool) -> list[dict[str, Any]]:
+    """Split the trainable parameters of a network into those with and without weight decay.
+
+    Without decay: parameters of norms and embeddings (by module type, tied weights included), all vectors and scalars
+    (biases, scales), raw positional tables (a parameter whose path has ``pos``, ``position(s)`` or ``positional`` as a word),
+    and what a module names in timm's ``no_weight_decay()``.
+
+    Args:
+        net: Network; frozen parameters are left out.
+        decay_all: Decay everything, one group (for recipes that do).
+
+    Returns:
+        Parameter groups for an optimizer, each with a ``name``; empty groups are left out.
+    """
+    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if decay_all:
+        return [{"params": trainable, "name": "decay"}]
+    spared: set[int] = set()
+    for path, module in net.named_modules():
+        named = module.no_weight_decay() if callable(getattr(module, "no_weight_decay", None)) else set()
+        spared.update(id(parameter) for name, parameter in module.named_parameters() if name in named)
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, _UNDECAYED) or parameter.ndim < 2 or _POSITION.search(f"{path}.{name}"):
+                spared.add(id(parameter))
+    decay = [parameter for parameter in trainable if id(parameter) not in spared]
+    no_decay = [parameter for parameter in trainable if id(parameter) in spared]
+    groups: list[dict[str, Any]] = []
+    if decay:
+        groups.append({"params": decay, "name": "decay"})
+    if no_decay:
+        groups.append({"params": no_decay, "weight_decay": 0.0, "name": "no_decay"})
+    return groups
+
+
+class WarmupCosine(LRScheduler):
+    """Linear warm-up, then half a cosine down to ``min_ratio`` of the learning rate; stepped once per optimizer step.
+
+    At step t of a warm-up of W steps the factor is (t + 1) / (W + 1), so the first step already learns; past
+    ``total_steps`` it stays at ``min_ratio``. A run no longer than its warm-up only warms up.
+    Settings are not part of the state: a resumed run follows its own config.
+
+    Args:
+        optimizer: Optimizer whose groups are scheduled.
+        warmup_steps: Steps of the warm-up.
+        total_steps: Steps of the whole run; ``None`` is filled in by the system before training.
+        min_ratio: Factor at the end, in [0, 1].
+
+    Raises:
+        ValueError: For a negative warm-up or a ``min_ratio`` outside [0, 1].
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int = 0, total_steps: int | None = None, min_ratio: float = 0.0
+    ) -> None:
+        if warmup_steps < 0 or not 0 <= min_ratio <= 1:
+            raise ValueError(f"need warmup_steps >= 0 and 0 <= min_ratio <= 1, got {warmup_steps} and {min_ratio}")
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.min_ratio = min_ratio
+        super().__init__(optimizer)
+
+    def ratio(self, step: int) -> float:
+        """Return the factor of the learning rate at an optimizer step, counted from 0.
+
+        Raises:
+            RuntimeError: Past the first step, when ``total_steps`` is unknown.
+        """
+        if step and self.total_steps is None:
+            raise RuntimeError("WarmupCosine was stepped before its total_steps were set; give them or set the attribute")
+        if self.warmup_steps > step:
+            return (step + 1) / (self.warmup_steps + 1)
+        length = max(1, (self.total_steps or 0) - self.warmup_steps)
+        progress = min(1.0, (step - self.warmup_steps) / length)
+        return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def get_lr(self) -> list[Any]:
+        """Return the learning rate of each group at the current step."""
+        return [base * self.ratio(self.last_epoch) for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position only, plain numbers."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a saved position and set the learning rates that this schedule has there."""
+        super().load_state_dict(state_dict)
+        if self.total_steps is not None or not self.last_epoch:
+            self.last_epoch -= 1
+            self._update_lr()

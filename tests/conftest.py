@@ -1,0 +1,141 @@
+"""The house rules of every test: offline, own folder, own seed, nothing left behind in the process."""
+
+import os
+import random
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Set before any library reads them; child processes inherit them.
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MPLBACKEND": "Agg",
+        "NETRC": os.devnull,  # no W&B key may be found here ...
+        "WANDB_BASE_URL": "http://127.0.0.1:9",  # ... and nobody answers there
+        "WANDB_CONSOLE": "off",
+        "WANDB_DISABLE_GIT": "true",
+        "WANDB_SILENT": "true",
+        "WANDB_X_DISABLE_META": "true",
+        "WANDB_X_DISABLE_STATS": "true",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost, and a second process has the other core
+for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DIR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    os.environ.pop(name, None)
+
+LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None}
+
+# Variables that libraries set for the rest of the process on purpose; anything else that a test leaves behind is a fault.
+MAY_CHANGE = {
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_MODULE_LOADING",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+    "PYTEST_CURRENT_TEST",
+    "RANK",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "WANDB_SERVICE",
+    "WORLD_SIZE",
+}
+MAY_CHANGE_PREFIX = ("_WANDB", "KMP_", "NUMBA_", "TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_", "TRITON_", "_TORCH_", "__KMP_")
+
+
+class NetworkBlocked(OSError):
+    """A test tried to leave the machine."""
+
+
+def _refuse_other_hosts() -> None:
+    """Let Python sockets reach this machine only (gloo and data workers need the loopback)."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(host):
+        host = host.decode() if isinstance(host, bytes) else host
+        if host not in LOOPBACK and host != socket.gethostname():
+            raise NetworkBlocked(f"a test tried to reach {host!r}; tests run without a network")
+
+    def checked(original):
+        def call(self, address):
+            if self.family != socket.AF_UNIX:
+                check(address[0])
+            return original(self, address)
+
+        return call
+
+    def checked_getaddrinfo(host, *args, **kwargs):
+        check(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    socket.socket.connect, socket.socket.connect_ex = checked(connect), checked(connect_ex)
+    socket.getaddrinfo = checked_getaddrinfo
+
+
+_refuse_other_hosts()
+
+try:
+    from hypothesis import settings
+except ImportError:  # property tests say themselves that hypothesis is missing
+    pass
+else:
+    settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=50)
+    settings.load_profile("house")
+
+
+def _seed(seed: int = 0) -> None:
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def house_rules(tmp_path, monkeypatch):
+    """Run in an empty folder with fixed seeds, and find out whether the test changed the process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning_project"])
+    before = dict(os.environ)
+    _seed()
+    yield
+    monkeypatch.undo()  # what a test patched with monkeypatch is put back first, and is no leak
+    changed = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)}
+    for key in changed - {"PYTEST_CURRENT_TEST"}:
+        if key in before:
+            os.environ[key] = before[key]
+        else:
+            os.environ.pop(key, None)
+    if "matplotlib.pyplot" in sys.modules:
+        figures = sys.modules["matplotlib.pyplot"].get_fignums()
+        sys.modules["matplotlib.pyplot"].close("all")
+        assert not figures, f"figures left open: {figures}"
+    leaked = {key for key in changed - MAY_CHANGE if not key.startswith(MAY_CHANGE_PREFIX)}
+    assert not leaked, f"environment variables left changed: {sorted(leaked)}"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets, named by LIGHTNING_PROJECT_DATA; tests that need it are skipped without."""
+    folder = os.environ.get("LIGHTNING_PROJECT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("LIGHTNING_PROJECT_DATA does not name a folder")
+    return Path(folder).resolve()

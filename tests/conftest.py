@@ -29,13 +29,16 @@ os.environ.update(
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
 )
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost, and a second process has the other core
-for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DIR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost
+for name in (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    *("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DIR"),
+):
     os.environ.pop(name, None)
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None}
 
-# Variables that libraries set for the rest of the process on purpose; anything else that a test leaves behind is a fault.
+# Libraries set these for the rest of the process on purpose; anything else that a test leaves behind is a fault.
 MAY_CHANGE = {
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_MODULE_LOADING",
@@ -46,13 +49,15 @@ MAY_CHANGE = {
     "PL_GLOBAL_SEED",
     "PL_SEED_WORKERS",
     "PYTEST_CURRENT_TEST",
+    "PYTORCH_NVML_BASED_CUDA_CHECK",
     "RANK",
     "TORCHINDUCTOR_CACHE_DIR",
     "TRITON_CACHE_DIR",
+    "WANDB_MODE",
     "WANDB_SERVICE",
     "WORLD_SIZE",
 }
-MAY_CHANGE_PREFIX = ("_WANDB", "KMP_", "NUMBA_", "TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_", "TRITON_", "_TORCH_", "__KMP_")
+MAY_CHANGE_PREFIX = ("_WANDB", "KMP_", "__KMP_", "NUMBA_", "TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_", "TRITON_")
 
 
 class NetworkBlocked(OSError):

@@ -1,0 +1,1 @@
+"""Measurements that back a claim; each can leave a record under ``benchmarks/records``."""

@@ -23,8 +23,8 @@ COUNTS = {
     "Adiós": 78, "Buenas noches": 10, "Buenas tardes": 22, "Buenos días": 22, "Clase": 18, "Comenzar": 18,
     "Compañero": 28, "Cuaderno": 18, "Cómo está": 22, "Deberes": 16, "Disculpa": 12, "Entender": 18, "Escribir": 28,
     "Escuchar": 24, "Estudiante": 28, "Examen": 18, "Explicar": 18, "Gracias": 82, "Hola": 76, "Lección": 18,
-    "Leer": 28, "Libro": 18, "Lápiz": 18, "Mucho gusto": 22, "Pizarrón": 18, "Por favor": 68, "Pregunta": 22, "Profesor": 64,
-    "Responder": 18, "Terminar": 18,
+    "Leer": 28, "Libro": 18, "Lápiz": 18, "Mucho gusto": 22, "Pizarrón": 18, "Por favor": 68, "Pregunta": 22,
+    "Profesor": 64, "Responder": 18, "Terminar": 18,
 }  # fmt: skip
 CLASS_NAMES = list(COUNTS)
 # The pairs that the brief's own model mixed up: the second sign is made from the postures of the first.

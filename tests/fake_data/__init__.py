@@ -1,0 +1,1 @@
+"""Tiny files in the real on-disk formats, written by seeded scripts."""

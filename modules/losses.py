@@ -65,41 +65,42 @@ class CrossEntropy(nn.Module):
             ValueError: When shapes do not match.
             RuntimeError: When class weights are asked for and :meth:`use_counts` was never called.
         """
-        soft, ignored = self._soft_target(logits, target)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        hard = not target.is_floating_point()
+        if target.shape != (logits.shape[:1] if hard else logits.shape):
+            raise ValueError(f"targets {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
+        ignored = target == IGNORE if hard else target.sum(dim=1) == 0
         # A padding row may hold NaN logits: replaced before the softmax, or 0 * NaN would spoil the gradient.
-        log_prob = functional.log_softmax(logits.masked_fill(ignored.unsqueeze(1), 0.0), dim=1)
-        loss = -log_prob * soft.to(log_prob.dtype) * self._focus(log_prob)
-        if (weights := self._weights(logits)) is not None:
-            loss = loss * weights
-        return loss.sum(dim=1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(ignored.unsqueeze(1), 0.0)
+        return self._hard(logits, target) if hard else self._soft(logits, target)
 
     def expected_at_init(self, num_classes: int) -> float:
         """Return the mean loss over the training samples of a network that gives every class the same probability."""
         mean_weight = 1.0 if self.class_weights is None else self.class_weights.mean().item()
         return math.log(num_classes) * (1 - self.label_smoothing + self.label_smoothing * mean_weight)
 
+    def _hard(self, logits: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits,
+            target,
+            weight=self._weights(logits),
+            ignore_index=IGNORE,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _soft(self, logits: Tensor, target: Tensor) -> Tensor:
+        # Smoothing spreads a row's own mass, so that a row of zeros stays exactly zero.
+        even = target.sum(dim=1, keepdim=True) / logits.shape[1]
+        target = target * (1 - self.label_smoothing) + even * self.label_smoothing
+        log_prob = functional.log_softmax(logits, dim=1)
+        loss = -log_prob * target * self._focus(log_prob)
+        if (weights := self._weights(logits)) is not None:
+            loss = loss * weights
+        return loss.sum(dim=1)
+
     def _focus(self, log_prob: Tensor) -> Tensor | float:
         """Return a factor for each class's term, (B, C) or a scalar."""
         return 1.0
-
-    def _soft_target(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return smoothed soft targets (B, C) and the rows to ignore (B,)."""
-        num_classes = logits.shape[1]
-        if target.is_floating_point():
-            if target.shape != logits.shape:
-                raise ValueError(f"soft targets {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
-            soft, mass = target, target.sum(dim=1, keepdim=True)
-        else:
-            if target.shape != logits.shape[:1]:
-                raise ValueError(f"targets {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
-            mass = (target != IGNORE).unsqueeze(1).to(torch.float32)
-            soft = torch.zeros(logits.shape, dtype=torch.float32, device=logits.device)
-            soft.scatter_(1, target.clamp_min(0).unsqueeze(1), mass)
-        if self.label_smoothing:
-            # Spread in proportion to the row's mass, so that an ignored row stays exactly zero.
-            soft = soft * (1 - self.label_smoothing) + mass * (self.label_smoothing / num_classes)
-        return soft, mass.squeeze(1) == 0
 
     def _weights(self, logits: Tensor) -> Tensor | None:
         if self.class_weight == "none":
@@ -108,14 +109,14 @@ class CrossEntropy(nn.Module):
             raise RuntimeError("class_weight=balanced: call use_counts(training counts) before the first loss")
         if len(self.class_weights) != logits.shape[1]:
             raise ValueError(f"{len(self.class_weights)} class weights do not fit {logits.shape[1]} logits")
-        return self.class_weights.to(logits.device)
+        return self.class_weights.to(logits)
 
 
 class Focal(CrossEntropy):
     """Focal loss: cross-entropy with each class's term scaled by (1 - p)^gamma (Lin et al. 2017, multi-class form).
 
-    With hard targets this is (1 - p_y)^gamma * -log p_y; with soft or smoothed ones each class's term has its own factor.
-    ``gamma=0`` is :class:`CrossEntropy`.
+    With hard targets this is (1 - p_y)^gamma * -log p_y; with soft or smoothed ones each class's term has its own
+    factor. ``gamma=0`` is :class:`CrossEntropy`.
 
     Args:
         gamma: Focusing exponent, at least 0.
@@ -135,6 +136,11 @@ class Focal(CrossEntropy):
     def expected_at_init(self, num_classes: int) -> float:
         """Return the mean loss over the training samples of a network that gives every class the same probability."""
         return super().expected_at_init(num_classes) * (1 - 1 / num_classes) ** self.gamma
+
+    def _hard(self, logits: Tensor, target: Tensor) -> Tensor:
+        real = (target != IGNORE).unsqueeze(1).to(logits.dtype)
+        hot = torch.zeros_like(logits).scatter_(1, target.clamp_min(0).unsqueeze(1), real)
+        return self._soft(logits, hot)
 
     def _focus(self, log_prob: Tensor) -> Tensor | float:
         if not self.gamma:

@@ -79,7 +79,7 @@ class MacroF1(Metric):
 
 
 class CalibrationError(Metric):
-    """Expected calibration error: mean gap of confidence and accuracy over equal bins of the confidence (Guo et al. 2017).
+    """Expected calibration error: mean gap of confidence and accuracy over equal bins of confidence (Guo et al. 2017).
 
     Bins are [a, b), the last one closed.
 
@@ -113,7 +113,7 @@ class CalibrationError(Metric):
 
 
 def rank_of_truth(prob: Tensor, y: Tensor) -> Tensor:
-    """Return for probabilities (B, C) and classes (B,) how many classes come before the true one (B,), 0 = predicted."""
+    """Return how many classes come before the true one (B,), 0 = predicted; prob (B, C), y (B,)."""
     own = prob.gather(1, y.clamp_min(0).unsqueeze(1))
     before = torch.arange(prob.shape[1], device=prob.device) < y.unsqueeze(1)
     # "not at most" and not "above": a NaN must count against the sample.

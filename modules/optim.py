@@ -10,14 +10,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 _UNDECAYED = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, nn.Embedding, nn.EmbeddingBag)
-_POSITION = re.compile(r"(^|[._])pos(ition|itions|itional)?($|[._])")
+_POSITION_PATH = re.compile(r"(^|[._])pos(ition|itions|itional)?($|[._])")
+_POSITION_CLASS = re.compile(r"Position(s|al)?(?![a-z])")
 
 
 def parameter_groups(net: nn.Module, decay_all: bool) -> list[dict[str, Any]]:
     """Split the trainable parameters of a network into those with and without weight decay.
 
     Without decay: parameters of norms and embeddings (by module type, tied weights included), all vectors and scalars
-    (biases, scales), raw positional tables (a parameter whose path has ``pos``, ``position(s)`` or ``positional`` as a word),
+    (biases, scales), positional tables (a bare parameter whose path or whose module's class has position as a word),
     and what a module names in timm's ``no_weight_decay()``.
 
     Args:
@@ -35,7 +36,7 @@ def parameter_groups(net: nn.Module, decay_all: bool) -> list[dict[str, Any]]:
         named = module.no_weight_decay() if callable(getattr(module, "no_weight_decay", None)) else set()
         spared.update(id(parameter) for name, parameter in module.named_parameters() if name in named)
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, _UNDECAYED) or parameter.ndim < 2 or _POSITION.search(f"{path}.{name}"):
+            if isinstance(module, _UNDECAYED) or parameter.ndim < 2 or _is_position(module, f"{path}.{name}"):
                 spared.add(id(parameter))
     decay = [parameter for parameter in trainable if id(parameter) not in spared]
     no_decay = [parameter for parameter in trainable if id(parameter) in spared]
@@ -45,6 +46,12 @@ def parameter_groups(net: nn.Module, decay_all: bool) -> list[dict[str, Any]]:
     if no_decay:
         groups.append({"params": no_decay, "weight_decay": 0.0, "name": "no_decay"})
     return groups
+
+
+def _is_position(module: nn.Module, path: str) -> bool:
+    # A linear layer beside a positional table does decay: only bare parameters of a class of one's own are tables.
+    bare = not type(module).__module__.startswith("torch.nn")
+    return bare and bool(_POSITION_PATH.search(path) or _POSITION_CLASS.search(type(module).__name__))
 
 
 class WarmupCosine(LRScheduler):
@@ -81,7 +88,7 @@ class WarmupCosine(LRScheduler):
             RuntimeError: Past the first step, when ``total_steps`` is unknown.
         """
         if step and self.total_steps is None:
-            raise RuntimeError("WarmupCosine was stepped before its total_steps were set; give them or set the attribute")
+            raise RuntimeError("WarmupCosine was stepped before its total_steps was set: give it or set the attribute")
         if self.warmup_steps > step:
             return (step + 1) / (self.warmup_steps + 1)
         length = max(1, (self.total_steps or 0) - self.warmup_steps)

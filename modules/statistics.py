@@ -1,0 +1,266 @@
+"""Every reported classification number, in numpy, from stored probabilities: the same definitions as ``metrics.py``.
+
+Arrays: prob (N, C), y (N,) class indices with -1 = no label (left out everywhere). Ties go to the lower class index.
+Macro averages run over the classes that occur in the truth or in the predictions, as in scikit-learn and torchmetrics.
+Intervals come from resampling groups (recordings, signers, ...) and not samples, which depend on each other.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+ECE_BINS = 15
+METRICS = ("accuracy", "macro_f1", "top3", "nll")
+_CELLS = 20_000_000  # numbers held at once while ranking or resampling
+
+
+def classification_metrics(
+    prob: np.ndarray, y: np.ndarray, class_names: Sequence[str], top_k: int = 3
+) -> dict[str, float]:
+    """Return accuracy, macro_f1, macro_precision, macro_recall, weighted_f1, top{k}, nll (nats) and ece.
+
+    Raises:
+        ValueError: When shapes do not fit or no sample has a label.
+    """
+    if prob.shape[1:] != (len(class_names),):
+        raise ValueError(f"probabilities {prob.shape} do not fit {len(class_names)} class names")
+    names = ["accuracy", "macro_f1", "macro_precision", "macro_recall", "weighted_f1", f"top{top_k}", "nll", "ece"]
+    columns, matrix = _sample_counts(prob, y, names)
+    totals = np.asarray(matrix.sum(axis=0)).reshape(1, -1)
+    return {name: float(value[0]) for name, value in _from_totals(totals, columns, prob.shape[1], names).items()}
+
+
+def per_class(prob: np.ndarray, y: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
+    """Return one row per class: class, precision, recall, f1-score, support (0 where a share is undefined)."""
+    matrix = confusion(prob, y, len(class_names))
+    hits, predicted, actual = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    return pd.DataFrame(
+        {
+            "class": list(class_names),
+            "precision": _share(hits, predicted),
+            "recall": _share(hits, actual),
+            "f1-score": _share(2 * hits, predicted + actual),
+            "support": actual,
+        }
+    )
+
+
+def confusion(prob: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return counts (C, C), int64, rows = truth, columns = prediction."""
+    prob, y = _labelled(prob, y)
+    cells = y * num_classes + prob.argmax(axis=1)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def top_confusions(confusion: np.ndarray, names: Sequence[str], k: int = 10) -> pd.DataFrame:
+    """Return the k largest mistakes, most frequent first: truth, prediction, count, share (of the true class)."""
+    wrong = np.array(confusion)
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:k]
+    rows, columns = np.unravel_index(order[wrong.flat[order] > 0], wrong.shape)
+    return pd.DataFrame(
+        {
+            "truth": [names[row] for row in rows],
+            "prediction": [names[column] for column in columns],
+            "count": wrong[rows, columns],
+            "share": wrong[rows, columns] / confusion.sum(axis=1)[rows],
+        }
+    )
+
+
+def reliability(prob: np.ndarray, y: np.ndarray, bins: int = ECE_BINS) -> pd.DataFrame:
+    """Return one row per confidence bin [low, high): low, high, confidence, accuracy (NaN when empty), count."""
+    prob, y = _labelled(prob, y)
+    confidence, index = _confidence_bins(prob, bins)
+    count = np.bincount(index, minlength=bins)
+    right = np.bincount(index, prob.argmax(axis=1) == y, minlength=bins)
+    total = np.bincount(index, confidence, minlength=bins)
+    edges = np.linspace(0, 1, bins + 1)
+    with np.errstate(invalid="ignore"):
+        confidence, accuracy = total / count, right / count
+    return pd.DataFrame(
+        {"low": edges[:-1], "high": edges[1:], "confidence": confidence, "accuracy": accuracy, "count": count}
+    )
+
+
+def bootstrap(
+    prob: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    metrics: Sequence[str] = METRICS,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Percentile intervals of metrics over resampled groups.
+
+    Args:
+        prob: Probabilities (N, C).
+        y: Class indices (N,), -1 = no label.
+        groups: Group of each sample (N,), of any type that sorts.
+        metrics: Any of the names that :func:`classification_metrics` returns, with any top-k.
+        n: Number of resamples.
+        seed: Seed of the resampling.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        The (low, high) of each metric, and the number of groups with a label, to be printed beside the intervals.
+
+    Raises:
+        ValueError: For an unknown metric, shapes that do not fit, or no labelled sample.
+    """
+    columns, matrix = _sample_counts(prob, y, metrics)
+    grouped = _by_group(matrix, _codes(groups, y))
+    values = _resampled(grouped, columns, prob.shape[1], metrics, n, seed)
+    return {name: _interval(values[name], level) for name in metrics}, grouped.shape[0]
+
+
+def paired_bootstrap(
+    prob_a: np.ndarray,
+    prob_b: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    metrics: Sequence[str] = METRICS,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float, float]]:
+    """Intervals of the difference a - b of two models on the same samples, resampled together.
+
+    Returns:
+        The (difference, low, high) of each metric; an interval without zero is a difference at this level.
+
+    Raises:
+        ValueError: As in :func:`bootstrap`.
+    """
+    if prob_a.shape != prob_b.shape:
+        raise ValueError(f"the two models have probabilities of different shapes: {prob_a.shape} and {prob_b.shape}")
+    codes = _codes(groups, y)
+    found = []
+    for prob in (prob_a, prob_b):
+        columns, matrix = _sample_counts(prob, y, metrics)
+        totals = np.asarray(matrix.sum(axis=0)).reshape(1, -1)
+        point = _from_totals(totals, columns, prob.shape[1], metrics)
+        found.append((point, _resampled(_by_group(matrix, codes), columns, prob.shape[1], metrics, n, seed)))
+    (point_a, values_a), (point_b, values_b) = found
+    return {
+        name: (float(point_a[name][0] - point_b[name][0]), *_interval(values_a[name] - values_b[name], level))
+        for name in metrics
+    }
+
+
+def rank_of_truth(prob: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return how many classes come before the true one (N,), 0 = predicted; a NaN counts against the sample."""
+    ranks = np.empty(len(y), dtype=np.int64)
+    step = max(1, _CELLS // max(1, prob.shape[1]))
+    for start in range(0, len(y), step):
+        part, truth = prob[start : start + step], y[start : start + step, None]
+        own = np.take_along_axis(part, truth, axis=1)
+        before = np.arange(prob.shape[1]) < truth
+        ranks[start : start + step] = (~(part <= own) | ((part == own) & before)).sum(axis=1)
+    return ranks
+
+
+def _labelled(prob: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if prob.ndim != 2 or y.shape != prob.shape[:1]:
+        raise ValueError(f"probabilities {prob.shape} and labels {y.shape} do not fit")
+    keep = y >= 0
+    if not keep.any():
+        raise ValueError("no sample has a label, so there is nothing to measure")
+    return prob[keep], y[keep].astype(np.int64)
+
+
+def _codes(groups: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if len(groups) != len(y):
+        raise ValueError(f"{len(groups)} groups do not fit {len(y)} samples")
+    return np.unique(np.asarray(groups)[y >= 0], return_inverse=True)[1]
+
+
+def _confidence_bins(prob: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    # In float32, as on the device, so that a confidence at an edge falls in the same bin here and there.
+    confidence = prob.max(axis=1).astype(np.float32)
+    return confidence.astype(np.float64), np.clip((confidence * np.float32(bins)).astype(np.int64), 0, bins - 1)
+
+
+def _sample_counts(
+    prob: np.ndarray, y: np.ndarray, metrics: Sequence[str]
+) -> tuple[dict[str, slice], sparse.csr_array]:
+    """Return what each sample adds to the sums that metrics are made of: columns by name, matrix (N, columns)."""
+    prob, y = _labelled(prob, y)
+    rows, num_classes, guess = np.arange(len(y)), prob.shape[1], prob.argmax(axis=1)
+    right = (guess == y).astype(np.float64)
+    blocks = {"n": np.ones(len(y)), "right": right}
+    ranks = rank_of_truth(prob, y) if any(name.startswith("top") for name in metrics) else None
+    for name in metrics:
+        if (top := re.fullmatch(r"top(\d+)", name)) and ranks is not None:
+            blocks[name] = (ranks < int(top[1])).astype(np.float64)
+    # Below the smallest normal float32 a stored probability has lost its digits.
+    blocks["nll"] = -np.log(np.maximum(prob[rows, y].astype(np.float64), float(np.finfo(np.float32).tiny)))
+    parts = [sparse.csr_array(np.stack(list(blocks.values()), axis=1))]
+    columns = {name: slice(index, index + 1) for index, name in enumerate(blocks)}
+    confidence, bin_index = _confidence_bins(prob, ECE_BINS)
+    wide = {"gap": (confidence - right, bin_index, ECE_BINS)}
+    wide |= {"hits": (right, y, num_classes), "predicted": (np.ones(len(y)), guess, num_classes)}
+    wide |= {"actual": (np.ones(len(y)), y, num_classes)}
+    start = len(blocks)
+    for name, (value, column, width) in wide.items():
+        parts.append(sparse.csr_array((value, (rows, column)), shape=(len(y), width)))
+        columns[name] = slice(start, start + width)
+        start += width
+    return columns, sparse.hstack(parts, format="csr")
+
+
+def _by_group(matrix: sparse.csr_array, codes: np.ndarray) -> sparse.csr_array:
+    member = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
+    return member @ matrix
+
+
+def _resampled(
+    grouped: sparse.csr_array, columns: dict[str, slice], num_classes: int, metrics: Sequence[str], n: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Return the value of each metric in n resamples of the groups, (n,) each."""
+    rng = np.random.default_rng(seed)
+    count, transposed = grouped.shape[0], grouped.T.tocsr()
+    step = max(1, _CELLS // max(grouped.shape))
+    found: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    for start in range(0, n, step):
+        times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, n - start))
+        totals = (transposed @ times.T.astype(np.float64)).T
+        for name, value in _from_totals(totals, columns, num_classes, metrics).items():
+            found[name].append(value)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _from_totals(
+    totals: np.ndarray, columns: dict[str, slice], num_classes: int, metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Turn sums (R, columns) into metrics (R,) each."""
+    part = {name: totals[:, where] for name, where in columns.items()}
+    n = part["n"][:, 0]
+    hits, predicted, actual = part["hits"], part["predicted"], part["actual"]
+    f1, seen = _share(2 * hits, predicted + actual), (predicted + actual > 0).sum(axis=1)
+    known = {
+        "accuracy": lambda: part["right"][:, 0] / n,
+        "nll": lambda: part["nll"][:, 0] / n,
+        "ece": lambda: np.abs(part["gap"]).sum(axis=1) / n,
+        "macro_f1": lambda: f1.sum(axis=1) / seen,
+        "macro_precision": lambda: _share(hits, predicted).sum(axis=1) / seen,
+        "macro_recall": lambda: _share(hits, actual).sum(axis=1) / seen,
+        "weighted_f1": lambda: (f1 * actual).sum(axis=1) / n,
+    }
+    known |= {name: lambda name=name: part[name][:, 0] / n for name in metrics if re.fullmatch(r"top\d+", name)}
+    if unknown := [name for name in metrics if name not in known]:
+        raise ValueError(f"unknown metrics {unknown}; known: {', '.join([*known, 'top1', 'top2', '...'])}")
+    return {name: known[name]() for name in metrics}
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+
+
+def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-IGNORE = -1  # label of a padding row or of an unlabelled sample
+IGNORE = -1  # label of a padding row or of an unlabelled sample; -2 is a class that training never saw
 ClassWeight = Literal["none", "balanced"]
 
 
 class CrossEntropy(nn.Module):
     """Cross-entropy of each sample, with label smoothing and class weights.
 
-    Called with logits (B, C) and a target that is either int64 (B,), where -1 gives exactly zero loss and zero
-    gradient, or float (B, C) soft targets, where a row of zeros does. Half-precision logits are computed in float32.
+    Called with logits (B, C) and a target: int64 (B,), where a negative label gives exactly zero loss and gradient, or
+    float (B, C) soft targets, where a row of zeros does. Half-precision logits are computed in float32.
 
     Args:
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
@@ -68,7 +68,7 @@ class CrossEntropy(nn.Module):
         hard = not target.is_floating_point()
         if target.shape != (logits.shape[:1] if hard else logits.shape):
             raise ValueError(f"targets {tuple(target.shape)} do not fit logits {tuple(logits.shape)}")
-        ignored = target == IGNORE if hard else target.sum(dim=1) == 0
+        ignored = target < 0 if hard else target.sum(dim=1) == 0
         # A padding row may hold NaN logits: replaced before the softmax, or 0 * NaN would spoil the gradient.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(ignored.unsqueeze(1), 0.0)
         return self._hard(logits, target) if hard else self._soft(logits, target)
@@ -81,7 +81,7 @@ class CrossEntropy(nn.Module):
     def _hard(self, logits: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(
             logits,
-            target,
+            target.clamp_min(IGNORE),
             weight=self._weights(logits),
             ignore_index=IGNORE,
             reduction="none",
@@ -138,7 +138,7 @@ class Focal(CrossEntropy):
         return super().expected_at_init(num_classes) * (1 - 1 / num_classes) ** self.gamma
 
     def _hard(self, logits: Tensor, target: Tensor) -> Tensor:
-        real = (target != IGNORE).unsqueeze(1).to(logits.dtype)
+        real = (target >= 0).unsqueeze(1).to(logits.dtype)
         hot = torch.zeros_like(logits).scatter_(1, target.clamp_min(0).unsqueeze(1), real)
         return self._soft(logits, hot)
 

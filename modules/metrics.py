@@ -2,6 +2,7 @@
 
 The stock classes drop ignored rows by boolean indexing, which waits for the device at every step; the calibration error
 keeps all samples in lists and fails when nothing was seen. These keep fixed-size sums, added up over processes.
+A label of -1 is left out; -2, a class that training never saw, is an error that belongs to no class.
 The same definitions in numpy are in ``statistics.py``; both are tested against torchmetrics.
 """
 
@@ -35,7 +36,7 @@ class TopK(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, prob: Tensor, y: Tensor) -> None:
-        """Add probabilities (B, C) and class indices (B,), -1 = ignored."""
+        """Add probabilities (B, C) and labels (B,)."""
         real = y != IGNORE
         self.correct += ((rank_of_truth(prob, y) < self.k) & real).sum()
         self.total += real.sum()
@@ -64,12 +65,12 @@ class MacroF1(Metric):
             self.add_state(name, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, prob: Tensor, y: Tensor) -> None:
-        """Add probabilities (B, C) and class indices (B,), -1 = ignored."""
-        real = (y != IGNORE).long()
-        truth, guess = y.clamp_min(0), prob.argmax(dim=1)
-        self.hits.index_add_(0, truth, real * (truth == guess))
-        self.predicted.index_add_(0, guess, real)
-        self.actual.index_add_(0, truth, real)
+        """Add probabilities (B, C) and labels (B,)."""
+        known, guess = (y >= 0).long(), prob.argmax(dim=1)
+        truth = y.clamp_min(0)
+        self.hits.index_add_(0, truth, known * (truth == guess))
+        self.predicted.index_add_(0, guess, (y != IGNORE).long())
+        self.actual.index_add_(0, truth, known)
 
     def compute(self) -> Tensor:
         """Return the mean, NaN when no sample was seen."""
@@ -99,7 +100,7 @@ class CalibrationError(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, prob: Tensor, y: Tensor) -> None:
-        """Add probabilities (B, C) and class indices (B,), -1 = ignored."""
+        """Add probabilities (B, C) and labels (B,)."""
         real = y != IGNORE
         confidence, guess = prob.float().max(dim=1)
         gap = confidence - (guess == y).float()
@@ -116,8 +117,9 @@ def rank_of_truth(prob: Tensor, y: Tensor) -> Tensor:
     """Return how many classes come before the true one (B,), 0 = predicted; prob (B, C), y (B,)."""
     own = prob.gather(1, y.clamp_min(0).unsqueeze(1))
     before = torch.arange(prob.shape[1], device=prob.device) < y.unsqueeze(1)
+    unknown = (y < 0) * prob.shape[1]
     # "not at most" and not "above": a NaN must count against the sample.
-    return (~(prob <= own) | ((prob == own) & before)).sum(dim=1)
+    return (~(prob <= own) | ((prob == own) & before)).sum(dim=1) + unknown
 
 
 def build_metrics(num_classes: int, top_k: int = 3) -> MetricCollection:

@@ -1,6 +1,7 @@
 """Every reported classification number, in numpy, from stored probabilities: the same definitions as ``metrics.py``.
 
-Arrays: prob (N, C), y (N,) class indices with -1 = no label (left out everywhere). Ties go to the lower class index.
+Arrays: prob (N, C), y (N,) class indices; -1 = no label (left out everywhere), -2 = a class that training never
+saw (an error in every share; in no nll, for it has no probability, and in no confusion). Ties go to the lower class.
 Macro averages run over the classes that occur in the truth or in the predictions, as in scikit-learn and torchmetrics.
 Intervals come from resampling groups (recordings, signers, ...) and not samples, which depend on each other.
 """
@@ -35,8 +36,9 @@ def classification_metrics(
 
 def per_class(prob: np.ndarray, y: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
     """Return one row per class: class, precision, recall, f1-score, support (0 where a share is undefined)."""
-    matrix = confusion(prob, y, len(class_names))
-    hits, predicted, actual = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    prob, y = _labelled(prob, y)
+    size, guess = len(class_names), prob.argmax(axis=1)
+    hits, predicted, actual = (np.bincount(i, minlength=size) for i in (guess[guess == y], guess, y[y >= 0]))
     return pd.DataFrame(
         {
             "class": list(class_names),
@@ -51,6 +53,7 @@ def per_class(prob: np.ndarray, y: np.ndarray, class_names: Sequence[str]) -> pd
 def confusion(prob: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
     """Return counts (C, C), int64, rows = truth, columns = prediction."""
     prob, y = _labelled(prob, y)
+    prob, y = prob[y >= 0], y[y >= 0]
     cells = y * num_classes + prob.argmax(axis=1)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -157,17 +160,18 @@ def rank_of_truth(prob: np.ndarray, y: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(y), dtype=np.int64)
     step = max(1, _CELLS // max(1, prob.shape[1]))
     for start in range(0, len(y), step):
-        part, truth = prob[start : start + step], y[start : start + step, None]
+        part, truth = prob[start : start + step], np.maximum(y[start : start + step, None], 0)
         own = np.take_along_axis(part, truth, axis=1)
         before = np.arange(prob.shape[1]) < truth
         ranks[start : start + step] = (~(part <= own) | ((part == own) & before)).sum(axis=1)
+    ranks[y < 0] = prob.shape[1]
     return ranks
 
 
 def _labelled(prob: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if prob.ndim != 2 or y.shape != prob.shape[:1]:
         raise ValueError(f"probabilities {prob.shape} and labels {y.shape} do not fit")
-    keep = y >= 0
+    keep = y != -1
     if not keep.any():
         raise ValueError("no sample has a label, so there is nothing to measure")
     return prob[keep], y[keep].astype(np.int64)
@@ -176,7 +180,7 @@ def _labelled(prob: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _codes(groups: np.ndarray, y: np.ndarray) -> np.ndarray:
     if len(groups) != len(y):
         raise ValueError(f"{len(groups)} groups do not fit {len(y)} samples")
-    return np.unique(np.asarray(groups)[y >= 0], return_inverse=True)[1]
+    return np.unique(np.asarray(groups)[y != -1], return_inverse=True)[1]
 
 
 def _confidence_bins(prob: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,20 +195,21 @@ def _sample_counts(
     """Return what each sample adds to the sums that metrics are made of: columns by name, matrix (N, columns)."""
     prob, y = _labelled(prob, y)
     rows, num_classes, guess = np.arange(len(y)), prob.shape[1], prob.argmax(axis=1)
-    right = (guess == y).astype(np.float64)
-    blocks = {"n": np.ones(len(y)), "right": right}
+    right, known = (guess == y).astype(np.float64), (y >= 0).astype(np.float64)
+    blocks = {"n": np.ones(len(y)), "right": right, "known": known}
     ranks = rank_of_truth(prob, y) if any(name.startswith("top") for name in metrics) else None
     for name in metrics:
         if (top := re.fullmatch(r"top(\d+)", name)) and ranks is not None:
             blocks[name] = (ranks < int(top[1])).astype(np.float64)
     # Below the smallest normal float32 a stored probability has lost its digits.
-    blocks["nll"] = -np.log(np.maximum(prob[rows, y].astype(np.float64), float(np.finfo(np.float32).tiny)))
+    truth = np.maximum(y, 0)
+    blocks["nll"] = -known * np.log(np.maximum(prob[rows, truth].astype(np.float64), float(np.finfo(np.float32).tiny)))
     parts = [sparse.csr_array(np.stack(list(blocks.values()), axis=1))]
     columns = {name: slice(index, index + 1) for index, name in enumerate(blocks)}
     confidence, bin_index = _confidence_bins(prob, ECE_BINS)
     wide = {"gap": (confidence - right, bin_index, ECE_BINS)}
-    wide |= {"hits": (right, y, num_classes), "predicted": (np.ones(len(y)), guess, num_classes)}
-    wide |= {"actual": (np.ones(len(y)), y, num_classes)}
+    wide |= {"hits": (right, truth, num_classes), "predicted": (np.ones(len(y)), guess, num_classes)}
+    wide |= {"actual": (known, truth, num_classes)}
     start = len(blocks)
     for name, (value, column, width) in wide.items():
         parts.append(sparse.csr_array((value, (rows, column)), shape=(len(y), width)))
@@ -244,7 +249,7 @@ def _from_totals(
     f1, seen = _share(2 * hits, predicted + actual), (predicted + actual > 0).sum(axis=1)
     known = {
         "accuracy": lambda: part["right"][:, 0] / n,
-        "nll": lambda: part["nll"][:, 0] / n,
+        "nll": lambda: part["nll"][:, 0] / np.where(part["known"][:, 0], part["known"][:, 0], np.nan),
         "ece": lambda: np.abs(part["gap"]).sum(axis=1) / n,
         "macro_f1": lambda: f1.sum(axis=1) / seen,
         "macro_precision": lambda: _share(hits, predicted).sum(axis=1) / seen,

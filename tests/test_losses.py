@@ -89,14 +89,15 @@ def test_gradients_pass_the_numeric_check(make: type[CrossEntropy]) -> None:
 
 @pytest.mark.parametrize("make", [CrossEntropy, Focal])
 @pytest.mark.parametrize("poison", [0.0, float("nan"), float("inf")])
-def test_ignored_rows_are_exactly_zero(make: type[CrossEntropy], poison: float) -> None:
+@pytest.mark.parametrize("label", [-1, -2])
+def test_ignored_rows_are_exactly_zero(make: type[CrossEntropy], poison: float, label: int) -> None:
     loss = make(label_smoothing=0.1, class_weight="balanced")
     loss.use_counts(COUNTS)
     logits = LOGITS.clone()
     logits[4] += poison
     logits.requires_grad_()
     hard = TARGET.clone()
-    hard[4] = -1
+    hard[4] = label
     soft = functional.one_hot(TARGET, 5).double()
     soft[4] = 0
     for target in (hard, soft):

@@ -69,6 +69,20 @@ def test_ties_follow_argmax_and_nan_is_wrong() -> None:
     assert rank_of_truth(prob, torch.tensor([0, 1, 0])).tolist() == [0, 1, 3]
 
 
+def test_classes_never_trained_are_errors_of_no_class() -> None:
+    prob, y = sample(40)
+    y[::3] = -2
+    ours = compute(prob, y, 7)
+    more = torch.cat([prob, torch.zeros(len(prob), 1)], dim=1)  # the same with a seventh class that is never predicted
+    truth = torch.where(y == -2, CLASSES, y)
+    metrics = build_metrics(CLASSES + 1)
+    expected = {name: value.item() for name, value in metrics(more, truth).items()}
+    # In the mean over classes that strange class would be one more with F1 = 0.
+    classes = len(torch.unique(torch.cat([truth, more.argmax(dim=1)])))
+    expected["macro_f1"] *= classes / (classes - 1)
+    assert ours == pytest.approx(expected)
+
+
 def test_certain_predictions_fall_in_the_last_bin() -> None:
     prob = torch.eye(CLASSES)[torch.tensor([0, 1, 2, 3])]
     assert compute(prob, torch.tensor([0, 1, 2, 0]), 4)["ece"] == pytest.approx(0.25)

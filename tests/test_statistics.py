@@ -50,7 +50,7 @@ def test_equals_the_metrics_on_the_device() -> None:
     prob, y, _ = sample()
     prob[:5] = np.eye(CLASSES)[:5]
     prob[5:9] = 0.2
-    y[9] = -1
+    y[9], y[10:30] = -1, -2
     live = build_metrics(CLASSES)(torch.from_numpy(prob), torch.from_numpy(y))
     found = statistics.classification_metrics(prob, y, NAMES)
     assert {name: found[name] for name in live} == pytest.approx({name: value.item() for name, value in live.items()})
@@ -63,6 +63,20 @@ def test_perfect_and_certainly_wrong_predictions() -> None:
     assert found["nll"] == found["ece"] == 0.0
     wrong = statistics.classification_metrics(prob, (y + 1) % CLASSES, NAMES)
     assert wrong["accuracy"] == 0.0 and wrong["ece"] == 1.0 and np.isfinite(wrong["nll"])
+
+
+def test_classes_never_trained_are_errors_of_no_class() -> None:
+    prob, y, _ = sample()
+    before, table = statistics.classification_metrics(prob, y, NAMES), statistics.per_class(prob, y, NAMES)
+    more = np.concatenate([prob, prob[:30]])
+    strange = np.concatenate([y, np.full(30, -2)])
+    after = statistics.classification_metrics(more, strange, NAMES)
+    assert after["accuracy"] == pytest.approx(before["accuracy"] * 300 / 330) and after["nll"] == before["nll"]
+    assert after["top3"] == pytest.approx(before["top3"] * 300 / 330) and after["macro_f1"] < before["macro_f1"]
+    changed = statistics.per_class(more, strange, NAMES)
+    assert changed["recall"].equals(table["recall"]) and changed["precision"].sum() < table["precision"].sum()
+    assert changed["f1-score"].mean() == pytest.approx(after["macro_f1"])
+    assert statistics.confusion(more, strange, CLASSES).sum() == 300
 
 
 def test_per_class_equals_sklearn() -> None:

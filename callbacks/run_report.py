@@ -1,0 +1,448 @@
+"""The report of a run: what was trained, how it went, and numbers that come from one stored prediction file."""
+
+import html
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from callbacks import report_files as files
+from callbacks import report_text as text
+from modules import statistics
+
+PART = {"validate": "val", "test": "test"}
+
+
+@dataclass
+class Target:
+    """A number to reach, stated before the run.
+
+    Attributes:
+        metric: Logged name, such as ``test/accuracy`` or ``val/macro_f1``.
+        threshold: Value to reach.
+        epoch: By which epoch (counted from 0); ``None`` means by the end.
+        mode: Whether larger or smaller is better.
+    """
+
+    metric: str
+    threshold: float
+    epoch: int | None = None
+    mode: Literal["max", "min"] = "max"
+
+    def judge(self, log: pd.DataFrame, measured: Mapping[str, float], best_epoch: int | None) -> dict[str, Any]:
+        """Look the metric up; ``reached`` is ``None`` when it was not measured (yet).
+
+        Args:
+            log: ``training_log.csv``.
+            measured: metric -> value on the best weights.
+            best_epoch: Epoch of those weights; what is measured on them was reached by then.
+        """
+        value = measured.get(self.metric)
+        if value is not None and self.epoch is not None and (best_epoch is None or best_epoch > self.epoch):
+            value = None
+        if self.metric in log and (value is None or self.epoch is not None):
+            seen = log if self.epoch is None else log[log["epoch"] <= self.epoch]
+            best = seen[self.metric].max() if self.mode == "max" else seen[self.metric].min()
+            value = float(best) if pd.notna(best) else value
+        late = value is None and self.metric in measured
+        reached = None if value is None else value >= self.threshold if self.mode == "max" else value <= self.threshold
+        return {**asdict(self), "value": value, "reached": False if late else reached}
+
+
+class RunReport(pl.Callback):
+    """Collect the outputs of validation and test, write the run folder and tell the terminal and W&B.
+
+    The step methods return ``{"id": (B,), "prob": (B, C), "y": (B,)}``; rows with ``id < 0`` are padding. Outputs are
+    gathered from all processes and sorted by record, so the files do not depend on batch size, order or processes.
+
+    Args:
+        targets: Numbers to reach; each comes out as reached or not.
+        bootstrap: Resamples for the intervals; 0 leaves the intervals out.
+        baselines: Fit the data's simple models on the training part and print them beside the network.
+        top_k: Guesses allowed in the top-k accuracy.
+        stage_folder: Sub-folder for the next validation or test; by default ``validate`` or ``test``.
+    """
+
+    def __init__(
+        self,
+        targets: list[Target] | None = None,
+        bootstrap: int = 1000,
+        baselines: bool = True,
+        top_k: int = 3,
+        stage_folder: str | None = None,
+    ) -> None:
+        if bootstrap < 0 or top_k < 1:
+            raise ValueError(f"bootstrap must be >= 0 and top_k >= 1, got {bootstrap} and {top_k}")
+        self.targets, self.bootstrap, self.baselines, self.top_k = targets or [], bootstrap, baselines, top_k
+        self.stage_folder = stage_folder
+        self.rows: list[dict[str, float]] = []
+        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._predictions: files.Predictions | None = None
+        self._values: dict[str, float] = {}
+        self._validated, self._loaded, self._started, self._lr = False, False, 0.0, float("nan")
+
+    # -- training: one row per epoch ------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the rows of the training log, so that a resumed run continues them."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the rows of a checkpoint, unless this process has seen more (the best weights after a fit)."""
+        self._loaded = True
+        if len(state_dict["rows"]) > len(self.rows):
+            self.rows = [dict(row) for row in state_dict["rows"]]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what is known before the first step."""
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            files.write_json(folder / "environment.json", files.environment())
+            table = getattr(_data(trainer), "table", None)
+            if table is not None and not (folder / "split.csv").exists():
+                files.write_csv(folder / "split.csv", table)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of the epoch."""
+        self._started, self._validated = time.perf_counter(), False
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        """Remember the learning rate of the step, before the schedule moves it."""
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the epoch's row; an epoch that is run again after a resume replaces its old row."""
+        metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        metrics = {n: v for n, v in metrics.items() if n != "lr" and (self._validated or not n.startswith("val/"))}
+        numbers = torch.stack([value.detach().double().cpu() for value in metrics.values()]).tolist() if metrics else []
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "lr": float(self._lr),
+            "seconds": round(time.perf_counter() - self._started, 3),
+            **dict(zip(metrics, numbers, strict=True)),
+        }
+        self.rows = [*(old for old in self.rows if old["epoch"] < row["epoch"]), row]
+        if trainer.is_global_zero:
+            files.write_csv(Path(trainer.default_root_dir) / "training_log.csv", log_frame(self.rows))
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``run.json`` from the live objects."""
+        if trainer.is_global_zero and self.rows:
+            self._write_run(trainer, pl_module, {**files.live_settings(trainer, pl_module), **self._course(trainer)})
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave a ``run.json`` that says why a fit broke off."""
+        if trainer.is_global_zero and self.rows and trainer.state.fn == TrainerFn.FITTING:
+            facts = {**files.live_settings(trainer, pl_module), **self._course(trainer)}
+            self._write_run(
+                trainer, pl_module, {**facts, "stop_reason": f"broken off: {type(exception).__name__}: {exception}"}
+            )
+
+    def _course(self, trainer: pl.Trainer) -> dict[str, Any]:
+        checkpoint, stopping = files.by_name(trainer, "Checkpoint"), files.by_name(trainer, "EarlyStopping")
+        seconds = [row["seconds"] for row in self.rows]
+        best = getattr(checkpoint, "best_epoch", None)
+        at_best = next((row for row in self.rows if row["epoch"] == best), {})
+        reason = getattr(stopping, "reason", "") or (
+            "max_epochs reached"
+            if trainer.max_epochs and trainer.current_epoch >= trainer.max_epochs
+            else "max_steps reached"
+            if 0 < trainer.max_steps <= trainer.global_step
+            else "stopped"
+        )
+        return {
+            "best_epoch": best,
+            "best_value": getattr(checkpoint, "best_model_score", None),
+            "monitor": getattr(checkpoint, "monitor", None),
+            "best_val_acc": at_best.get("val/accuracy"),
+            "best_train_acc": at_best.get("train/accuracy"),
+            "epochs_run": len(self.rows),
+            "steps_run": trainer.global_step,
+            "stop_reason": reason,
+            "fit_seconds": round(sum(seconds), 3),
+            "seconds_per_epoch": round(float(np.median(seconds)), 3),
+            "training_timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _write_run(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, facts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        folder, data = Path(trainer.default_root_dir), _data(trainer)
+        table, describe = getattr(data, "table", None), getattr(data, "describe", None)
+        run = {
+            **files.read_json(folder / "run.json"),
+            "system": type(pl_module).__module__.rsplit(".", 1)[-1],
+            "total_params": sum(parameter.numel() for parameter in pl_module.parameters()),
+            "trainable_params": sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
+            **facts,
+            "config_hash": files.config_hash(folder),
+            "split_hash": None if table is None else files.split_hash(table),
+            "split": None if table is None else table["part"].value_counts().to_dict(),
+            "data": describe() if describe else None,
+        }
+        files.write_json(folder / "run.json", run)
+        return run
+
+    # -- validation and test: collect, gather, compute -------------------------------------------------------------
+
+    def _check(self, trainer: pl.Trainer) -> None:
+        self._outputs = []
+        if not (self.rows or self._loaded or trainer.ckpt_path):
+            raise RuntimeError("no report on untrained weights: give --ckpt_path best (or a file), or run `fit` first")
+
+    def _collect(self, outputs: Any) -> None:  # noqa: ANN401
+        if not isinstance(outputs, Mapping) or not {"id", "prob", "y"} <= set(outputs):
+            raise TypeError("the report needs steps that return a dict with id (B,), prob (B, C) and y (B,)")
+        self._outputs.append((outputs["id"].detach(), outputs["prob"].detach(), outputs["y"].detach()))
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse untrained weights; inside a fit nothing is collected."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._check(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse untrained weights."""
+        self._check(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the outputs where they are (no transfer in a step)."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._collect(outputs)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the outputs where they are."""
+        self._collect(outputs)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the outputs where they are."""
+        self._collect(outputs)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather the predictions (``validate``), or note that this epoch has validation metrics (``fit``)."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._finish_part(trainer, pl_module, "val")
+        elif not trainer.sanity_checking:
+            self._validated = True
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather the predictions, store them, and log the metrics computed from them on every process."""
+        self._finish_part(trainer, pl_module, "test")
+        # equal on all processes; the reduction of equal numbers keeps Lightning from warning about it
+        pl_module.log_dict({f"test/{name}": value for name, value in self._values.items()}, sync_dist=True)
+
+    def _finish_part(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> None:
+        found = self._gather(trainer, pl_module)
+        self._predictions = found
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / self._stage(trainer)
+            found.save(folder / f"predictions_{part}.npz")
+        real = found.labelled()
+        if not len(real.y):
+            raise files.DataError(f"the {part} part has no labelled sample; use `predict` for data without labels")
+        names = [str(name) for name in real.class_names]
+        self._values = {
+            n: float(v) for n, v in statistics.classification_metrics(real.prob, real.y, names, self.top_k).items()
+        }
+        loss = getattr(pl_module, "loss", None)
+        if loss is not None:  # the training loss from the stored probabilities: log-probabilities are logits too
+            logits = torch.from_numpy(real.prob).clamp_min(torch.finfo(torch.float32).tiny).log().to(pl_module.device)
+            with torch.no_grad():
+                self._values["loss"] = (
+                    loss(logits, torch.from_numpy(real.y).to(pl_module.device)).double().mean().item()
+                )
+
+    def _gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> files.Predictions:
+        mine: list[tuple[np.ndarray, ...]] = []
+        if self._outputs:
+            ids, prob, y = (torch.cat(column) for column in zip(*self._outputs, strict=True))
+            mine = [(ids.cpu().numpy(), prob.float().cpu().numpy(), y.cpu().numpy())]
+        self._outputs = []
+        everyone: list[Any] = [mine]
+        if trainer.world_size > 1 and torch.distributed.is_initialized():
+            everyone = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, mine)
+        parts = [arrays for rank in everyone for arrays in rank]
+        if not parts:
+            raise files.DataError("nothing to report: no batch was evaluated")
+        ids, prob, y = (np.concatenate(column) for column in zip(*parts, strict=True))
+        kept, first = np.unique(ids, return_index=True)  # sorted by record, each once
+        first = first[kept >= 0]
+        records = _data(trainer).records.iloc[ids[first]]
+        return files.Predictions(
+            records["id"].to_numpy(str),
+            records["group"].to_numpy(str),
+            y[first].astype(np.int64),
+            prob[first],
+            np.asarray(pl_module.class_names, dtype=str),
+        )
+
+    # -- files of a stage ------------------------------------------------------------------------------------------
+
+    def _stage(self, trainer: pl.Trainer) -> str:
+        return self.stage_folder or str(trainer.state.fn.value if trainer.state.fn else "validate")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files of ``validate``, and the weights when it closes a fit."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            state = (
+                trainer.strategy.lightning_module_state_dict()
+            )  # on all processes: sharded weights are gathered here
+            if trainer.is_global_zero and self._stage(trainer) == "fit":
+                net = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+                files.write_weights(Path(trainer.default_root_dir) / "weights.safetensors", net)
+            self._write_stage(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files of ``test``."""
+        self._write_stage(trainer, pl_module, "test")
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``predict/predictions.csv``: id, prediction, its probability, then one column per class."""
+        found = self._gather(trainer, pl_module)
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / (self.stage_folder or "predict") / "predictions.csv"
+            print(f"written: {_shown(files.write_csv(path, text.prediction_table(found)))}")
+
+    def _write_stage(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> None:
+        if not trainer.is_global_zero or self._predictions is None:
+            return
+        root, stage, real = Path(trainer.default_root_dir), self._stage(trainer), self._predictions.labelled()
+        baselines, notes = self._baselines(trainer, part)
+        metrics = text.evaluate(real, self._values, baselines, notes, self.bootstrap, self.top_k)
+        metrics |= {"part": part, "expected": len(_data(trainer).indices(part))}
+        run = files.read_json(root / "run.json")
+        log = (
+            log_frame(self.rows)
+            if not (root / "training_log.csv").is_file()
+            else pd.read_csv(root / "training_log.csv")
+        )
+        metrics["generalisation_gap"] = text.generalisation_gap(root, part, self._values, run)
+        measured = {f"{part}/{name}": value for name, value in self._values.items()}
+        other = files.read_json(root / ("fit" if part == "test" else "test") / "metrics.json").get("values", {})
+        measured |= {f"{'val' if part == 'test' else 'test'}/{name}": value for name, value in other.items()}
+        facts: dict[str, Any] = {
+            "targets": [target.judge(log, measured, run.get("best_epoch")) for target in self.targets]
+        }
+        if part == "test":
+            top = f"top{self.top_k}"
+            facts |= {
+                f"test_{new}": self._values.get(old)
+                for new, old in (
+                    ("accuracy", "accuracy"),
+                    ("macro_f1", "macro_f1"),
+                    (f"{top}_accuracy", top),
+                    ("loss", "loss"),
+                )
+            }
+        facts |= files.checks(trainer)
+        if "architecture" not in run:
+            facts = {**files.live_settings(trainer, pl_module), **facts}
+        run = self._write_run(trainer, pl_module, facts)
+        if not (root / "environment.json").is_file():
+            files.write_json(root / "environment.json", files.environment())
+        text.write_stage(root, stage, real, metrics, run, log)
+        files.write_text(root / "REPORT.md", text.report(root, _shown(root)))
+        self._send(trainer, root, stage)
+        print(text.terminal(metrics, run, stage))
+        print("written:\n" + "\n".join(f"  {_shown(path)}" for path in text.run_files(root)))
+
+    def _baselines(self, trainer: pl.Trainer, part: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        data, found = _data(trainer), self._predictions
+        assert found is not None
+        counts = np.asarray(data.class_counts("train"), dtype=float)
+        result = {"majority": np.tile((counts / counts.sum()).astype(np.float32), (int((found.y >= 0).sum()), 1))}
+        notes: dict[str, str] = dict(getattr(data, "baseline_notes", {}))
+        if not self.baselines:
+            return result, {"strong baseline": "not run (report.baselines is off)"}
+        try:
+            simple = data.baselines(part)
+        except Exception as error:  # a simple model must not cost the report of a long run; the report says so
+            return result, {**notes, "strong baseline": f"not run ({type(error).__name__}: {error})"}
+        if not simple:
+            notes.setdefault("strong baseline", "not run (this data has none)")
+        place = {name: row for row, name in enumerate(data.records["id"].to_numpy(str)[data.indices(part)])}
+        order = [place[name] for name in found.labelled().id]
+        return result | {name: np.asarray(prob)[order] for name, prob in simple.items()}, notes
+
+    def _send(self, trainer: pl.Trainer, root: Path, stage: str) -> None:
+        for logger in trainer.loggers:
+            if not isinstance(logger, WandbLogger):
+                continue
+            try:
+                import wandb
+
+                table = pd.read_csv(root / stage / "per_class.csv", index_col=0).rename_axis("class").reset_index()
+                pictures = {
+                    f"{stage}/{name}": wandb.Image(str(root / stage / f"{name}.png"))
+                    for name in ("confusion", "per_class", "calibration")
+                }
+                page = html.escape((root / "REPORT.md").read_text(encoding="utf-8"))
+                run = logger.experiment
+                run.log(
+                    {
+                        **pictures,
+                        f"{stage}/per_class_table": wandb.Table(dataframe=table),
+                        "report": wandb.Html(f"<pre>{page}</pre>"),
+                    }
+                )
+                for path in (root / "REPORT.md", root / "config.yaml"):
+                    if path.is_file():
+                        run.save(str(path.resolve()), base_path=str(root.resolve()), policy="now")
+            except Exception as error:  # a dead server must not cost the files that are already on disk
+                warnings.warn(f"the report was not sent to W&B ({type(error).__name__}: {error})", stacklevel=2)
+
+
+def log_frame(rows: list[dict[str, float]]) -> pd.DataFrame:
+    """Order the columns of the training log: the course first, then training, then validation."""
+    frame = pd.DataFrame(rows)
+    first = ["epoch", "step", "lr", "seconds"]
+    rest = sorted((name for name in frame if name not in first), key=lambda name: (not name.startswith("train/"), name))
+    return frame.reindex(columns=first + rest)
+
+
+def _data(trainer: pl.Trainer) -> Any:  # noqa: ANN401  # a SplitDataModule, known by its attributes only
+    return getattr(trainer, "datamodule", None)
+
+
+def _shown(path: Path) -> str:
+    """Show a path relative to the current folder where it lies inside it."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name

@@ -1,0 +1,206 @@
+"""Compare finished runs of one system on the same test samples: a table (CSV, Markdown) and a chart.
+
+Several seeds of one configuration are one row: mean and spread over the seeds, and intervals of the mean.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from callbacks import report_files as files
+from callbacks import report_plots as plots
+from callbacks.report_files import Predictions
+from datamodules.errors import DataError
+from modules import statistics
+
+SHOWN = ("accuracy", "macro_f1", "top3", "nll", "ece")
+FACTS = ("best_epoch", "best_val_acc", "epochs_run", "total_params", "dropout", "label_smoothing", "use_class_weights")
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: its facts, settings and test predictions."""
+
+    folder: Path
+    facts: dict[str, Any]
+    settings: dict[str, Any]
+    found: Predictions
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """Read a run folder.
+
+        Raises:
+            DataError: It has no ``run.json`` or no test predictions.
+        """
+        path = folder / "test" / "predictions_test.npz"
+        if not (folder / "run.json").is_file():
+            raise DataError(f"{folder}: not a run folder (no run.json); give runs/SYSTEM/NAME")
+        if not path.is_file():
+            raise DataError(f"{folder}: no test predictions; run `test --ckpt_path best` on it first")
+        config = folder / "config.yaml"
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        return cls(folder, files.read_json(folder / "run.json"), _flat(files.comparable_config(settings)), Predictions.load(path).labelled())
+
+    def check_against(self, first: "Run") -> None:
+        """Refuse a run whose numbers do not lie on the same samples.
+
+        Raises:
+            DataError: Another system, class list, split or set of test samples.
+        """
+        ours, theirs = self.facts.get("system"), first.facts.get("system")
+        if ours != theirs:
+            raise DataError(f"{self.folder} is a run of {ours} and {first.folder} of {theirs}; compare runs of one system")
+        if list(self.found.class_names) != list(first.found.class_names):
+            raise DataError(f"{self.folder} and {first.folder} have different class names")
+        hashes = self.facts.get("split_hash"), first.facts.get("split_hash")
+        a, b = self.found, first.found
+        same = len(a.id) == len(b.id) and all((x == y).all() for x, y in ((a.id, b.id), (a.y, b.y), (a.group, b.group)))
+        if hashes[0] != hashes[1] or not same:
+            only = len(set(a.id) ^ set(b.id))
+            raise DataError(
+                f"{self.folder} and {first.folder} were split differently (split hash {hashes[0]} and {hashes[1]}, {only} test ids "
+                "in only one of them); give both runs one split.csv"
+            )
+
+
+def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1", bootstrap: int = 1000) -> None:
+    """Compare two or more run folders of one system on the same test samples.
+
+    Args:
+        runs: Run folders; a folder with ``seed-S/`` inside stands for its seeds. The first is what the others are compared with.
+        out: Folder for ``comparison.csv``, ``comparison.md`` and ``comparison.png``.
+        metric: Metric of the chart: accuracy, macro_f1, top3, nll or ece.
+        bootstrap: Resamples for the intervals, by group.
+
+    Raises:
+        DataError: Fewer than two configurations or seeds, or runs that cannot be compared.
+    """
+    if metric not in SHOWN:
+        raise DataError(f"unknown metric {metric!r}; choose one of {', '.join(SHOWN)}")
+    if bootstrap < 1:
+        raise DataError(f"bootstrap must be at least 1, got {bootstrap}")
+    found = [Run.read(folder) for name in runs for folder in _folders(Path(name))]
+    if len(found) < 2:
+        raise DataError("give two or more run folders (or one with several seed-S/ inside)")
+    for run in found[1:]:
+        run.check_against(found[0])
+    rows = _rows(found)
+    table = _table(rows, bootstrap)
+    target = Path(out)
+    written = [
+        files.write_csv(target / "comparison.csv", table),
+        files.write_text(target / "comparison.md", _markdown(table, rows, metric, bootstrap)),
+        files.write_figure(target / "comparison.png", plots.comparison(table, metric)),
+    ]
+    print(table[["run", "seeds", metric, f"{metric}_low", f"{metric}_high", f"{metric}_difference"]].to_string(index=False))
+    print("written:\n" + "\n".join(f"  {path}" for path in written))
+
+
+def _folders(folder: Path) -> list[Path]:
+    seeds = sorted(folder.glob("seed-*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    return [path.parent for path in seeds] or [folder]
+
+
+def _rows(found: list[Run]) -> dict[str, list[Run]]:
+    """Group the runs by configuration, in the order given, each under a name of its own."""
+    groups: dict[str, list[Run]] = {}
+    for run in found:
+        if all(run.folder.resolve() != other.folder.resolve() for runs in groups.values() for other in runs):
+            groups.setdefault(run.facts.get("config_hash") or str(run.folder), []).append(run)
+    rows: dict[str, list[Run]] = {}
+    for runs in groups.values():
+        folder = runs[0].folder.resolve()
+        name = folder.parent.name if folder.name.startswith("seed-") else folder.name
+        rows[name if name not in rows else f"{name} ({len(rows) + 1})"] = runs
+    return rows
+
+
+def _resampled(run: Run, bootstrap: int) -> dict[str, np.ndarray]:
+    # The values behind statistics.bootstrap; one seed gives every run the same resamples of the same groups.
+    found = run.found
+    columns, matrix = statistics._sample_counts(found.prob, found.y, SHOWN)
+    grouped = statistics._by_group(matrix, statistics._codes(found.group, found.y))
+    return statistics._resampled(grouped, columns, found.prob.shape[1], SHOWN, bootstrap, seed=0)
+
+
+def _table(rows: dict[str, list[Run]], bootstrap: int) -> pd.DataFrame:
+    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    lines: list[dict[str, Any]] = []
+    first: dict[str, tuple[float, np.ndarray]] = {}
+    for name, runs in rows.items():
+        points = [
+            statistics.classification_metrics(run.found.prob, run.found.y, [str(n) for n in run.found.class_names]) for run in runs
+        ]
+        draws = [_resampled(run, bootstrap) for run in runs]
+        line: dict[str, Any] = {"run": name, "seeds": len(runs)}
+        for metric in SHOWN:
+            values, drawn = np.array([point[metric] for point in points]), np.mean([draw[metric] for draw in draws], axis=0)
+            line[metric] = values.mean()
+            line[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else np.nan
+            line[f"{metric}_low"], line[f"{metric}_high"] = np.quantile(drawn, ends)
+            base, base_drawn = first.setdefault(metric, (float(values.mean()), drawn))
+            if lines:
+                line[f"{metric}_difference"] = values.mean() - base
+                line[f"{metric}_difference_low"], line[f"{metric}_difference_high"] = np.quantile(drawn - base_drawn, ends)
+            else:
+                line |= {f"{metric}_difference{end}": np.nan for end in ("", "_low", "_high")}
+        line |= {fact: _common([run.facts.get(fact) for run in runs]) for fact in FACTS}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _common(values: list[Any]) -> Any:  # noqa: ANN401  # a plain JSON value
+    """Return the value that all seeds share, the mean of numbers that differ, or nothing."""
+    if all(value == values[0] for value in values):
+        return values[0]
+    return float(np.mean(values)) if all(isinstance(value, int | float) for value in values) else None
+
+
+def _flat(config: object, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict):
+        return {prefix: config}
+    return {key: value for name, item in config.items() for key, value in _flat(item, f"{prefix}.{name}".strip(".")).items()}
+
+
+def _markdown(table: pd.DataFrame, rows: dict[str, list[Run]], metric: str, bootstrap: int) -> str:
+    first = next(iter(rows.values()))[0]
+    shown = [metric, *(name for name in SHOWN if name != metric)]
+    header = ["run", "seeds", *(plots.metric_label(name) for name in shown), f"{plots.metric_label(metric)} minus the first's"]
+    body = []
+    for line in table.to_dict("records"):
+        cells = [f"{line[m]:.3f} ({line[f'{m}_low']:.3f} to {line[f'{m}_high']:.3f})" for m in shown]
+        if line["seeds"] > 1:
+            cells = [f"{cell} ± {line[f'{m}_std']:.3f}" for cell, m in zip(cells, shown, strict=True)]
+        low, high = line[f"{metric}_difference_low"], line[f"{metric}_difference_high"]
+        difference = f"{line[f'{metric}_difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        verdict = "" if low <= 0 <= high else " **"
+        body.append([line["run"], line["seeds"], *cells, "" if np.isnan(low) else difference + verdict.strip()])
+    text = [
+        f"# Comparison: {first.facts.get('system')}",
+        "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in [header, ["---"] * len(header), *body]),
+        f"The same {len(first.found.y)} test samples in {len(np.unique(first.found.group))} groups (split `{first.facts.get('split_hash')}`). "
+        f"In brackets: {LEVEL:.0%} intervals from {bootstrap} resamples of the groups, of the mean over seeds; differences are paired. "
+        "± is the standard deviation over seeds. ** marks a difference whose interval leaves out zero; intervals cover the choice of "
+        "samples, not the choice of seed.",
+        "![comparison](comparison.png)",
+        "## What differs in the settings",
+        _differences(rows),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def _differences(rows: dict[str, list[Run]]) -> str:
+    settings = {name: runs[0].settings for name, runs in rows.items()}
+    keys = sorted({key for one in settings.values() for key in one})
+    rest = [key for key in keys if len({str(one.get(key, "–")) for one in settings.values()}) > 1]
+    if not rest:
+        return "Nothing (or no config.yaml in the folders)."
+    lines = [["setting", *settings], ["---"] * (len(settings) + 1)]
+    lines += [[f"`{key}`", *(str(one.get(key, "–")) for one in settings.values())] for key in rest]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,161 @@
+"""Checkpoints that survive a kill: written whole or not at all, with the random state, resumed exactly."""
+
+import os
+import random
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class UntrustedCheckpointError(ValueError):
+    """A checkpoint holds more than tensors and plain Python, or is no checkpoint at all."""
+
+
+class Checkpoint(ModelCheckpoint):
+    """Keep ``checkpoints/best.ckpt`` by one metric and ``checkpoints/last.ckpt`` for resuming.
+
+    ``last`` is written after each epoch and, if asked, every so many steps. It carries the random state of this process,
+    so that a resumed run draws the same dropout masks as an uninterrupted one.
+
+    Args:
+        monitor: Metric that chooses the best epoch; made on validation.
+        mode: Whether more or less is better; a tie keeps the earlier epoch.
+        every_n_steps: Also write ``last`` every so many optimizer steps; ``None`` only after each epoch.
+    """
+
+    def __init__(
+        self, monitor: str = "val/macro_f1", mode: Literal["min", "max"] = "max", every_n_steps: int | None = None
+    ) -> None:
+        super().__init__(
+            monitor=monitor, mode=mode, filename="best", save_top_k=1, save_last=False, enable_version_counter=False
+        )
+        self.every_n_steps = every_n_steps
+        self.best_epoch: int | None = None
+        self._random_state: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the checkpoints into the run folder."""
+        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    @property
+    def last_path(self) -> str:
+        """Path of ``last.ckpt``."""
+        return str(Path(str(self.dirpath)) / "last.ckpt")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Go back to the saved random state at the first batch of a resumed run."""
+        if self._random_state is not None:
+            _set_random_state(self._random_state)
+            self._random_state = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write ``last`` every ``every_n_steps`` optimizer steps."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        step = trainer.global_step
+        stepped = not trainer.fit_loop._should_accumulate()
+        if self.every_n_steps and stepped and step % self.every_n_steps == 0 and not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.last_path)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``last`` after the epoch's validation."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.last_path)
+
+    def _save_monitor_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        before = self.best_model_score
+        super()._save_monitor_checkpoint(trainer, monitor_candidates)
+        if self.best_model_score is not before:
+            self.best_epoch = trainer.current_epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the base class, the best epoch and the random state of this process."""
+        return {**super().state_dict(), "best_epoch": self.best_epoch, "random": _get_random_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore; the random state waits for the first batch."""
+        self.best_epoch = state_dict.get("best_epoch")
+        self._random_state = state_dict.get("random")
+        super().load_state_dict(state_dict)
+
+
+def _get_random_state() -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its final name, flush it to the disk, then rename; read only tensors and plain Python.
+
+    Lightning's own save goes through the folder for temporary files, so on another file system a kill can leave a stump
+    under the final name, and a failed save can pass silently.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a local checkpoint without running anything in it.
+
+        Raises:
+            UntrustedCheckpointError: When it holds code, or is not a whole checkpoint.
+        """
+        return read_checkpoint(path, map_location)
+
+
+def read_checkpoint(path: Any, map_location: Any = None) -> dict[str, Any]:
+    """Read a local checkpoint without running anything in it.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        UntrustedCheckpointError: When it holds code, or is not a whole checkpoint.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        checkpoint = torch.load(path, map_location=map_location or (lambda storage, _: storage), weights_only=True)
+    except UnpicklingError as error:
+        raise UntrustedCheckpointError(
+            f"{path} holds pickled objects and was not loaded, for loading could run code. Save plain tensors instead: "
+            "in a place that you trust with it, load the file there and keep only its `state_dict`"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise UntrustedCheckpointError(f"{path} is cut short or is no checkpoint: use another one ({error})") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UntrustedCheckpointError(f"{path} has no `state_dict`: it is not a checkpoint of this project")
+    return checkpoint

@@ -1,0 +1,178 @@
+"""What every datamodule shares: records, one class map, a split that comes from outside, exact loaders."""
+
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import Dataset
+
+from datamodules.errors import DataError
+from datamodules.samplers import Batch, BatchLoader, BatchSampler, IndexBatch
+
+IGNORE = -1  # no label, or a padding row: takes part in no loss and no metric
+UNSEEN = -2  # a class that training never saw: takes part in no loss, and is an error in every metric
+
+
+class SplitDataModule(LightningDataModule):
+    """Records of a data source, one class map, and loaders that exist only once a split was applied.
+
+    ``setup`` reads the records; the split callback then calls :meth:`apply_split`. A subclass gives ``read_records``,
+    ``dataset`` and what it can of ``lengths``, ``signatures``, ``baselines`` and ``describe``.
+
+    Args:
+        batch_size: Global batch size, over all processes.
+        num_workers: Loader processes.
+        bucket: Batches of similar length, where the data have lengths.
+        balanced: Draw the training samples so that each class is equally likely.
+    """
+
+    source_classes: list[str]
+
+    def __init__(
+        self, *, batch_size: int = 32, num_workers: int = 0, bucket: bool = True, balanced: bool = False
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.num_workers, self.bucket, self.balanced = batch_size, num_workers, bucket, balanced
+        self.records: pd.DataFrame | None = None
+        self.table: pd.DataFrame | None = None
+        self.class_names: list[str] = []
+        self.y: np.ndarray | None = None
+
+    # what a subclass gives
+
+    def read_records(self) -> pd.DataFrame:
+        """Read the source; columns id, group, hash, label, given (one row a sample); sets ``source_classes``."""
+        raise TypeError(f"{type(self).__name__} must define read_records")
+
+    def read_predict_records(self) -> pd.DataFrame:
+        """Read the samples to predict; labels may be empty."""
+        raise DataError(f"{type(self).__name__} was given nothing to predict: set --data.predict_path")
+
+    def dataset(self, indices: np.ndarray, train: bool) -> Dataset[Batch]:
+        """Return a dataset whose ``__getitems__`` makes a batch from an ``IndexBatch``."""
+        raise TypeError(f"{type(self).__name__} must define dataset")
+
+    def lengths(self) -> np.ndarray | None:
+        """Return the real length of each record, or ``None``."""
+        return None
+
+    def signatures(self) -> np.ndarray | None:
+        """Return a fixed-size vector per record (N, D) for the search for near-duplicates, or ``None``."""
+        return None
+
+    def baselines(self, part: str) -> dict[str, np.ndarray | None]:
+        """Return probabilities (n, C) on a part, by name, of simple models fitted on train; ``None`` = not installed."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts about the data for the report."""
+        return {"samples": len(self._records())}
+
+    # what the house gives
+
+    def setup(self, stage: str) -> None:
+        """Read the records once; no split yet."""
+        if stage == "predict":
+            self.records = self.read_predict_records()
+        elif self.records is None:
+            self.records = self.read_records()
+
+    def apply_split(self, table: pd.DataFrame) -> None:
+        """Take a split (id, group, hash, label, part; one row a record, same order) and make the class map from train.
+
+        Raises:
+            DataError: When the table is not about these records, or has no labelled training row.
+        """
+        records = self._records()
+        if list(table["id"]) != list(records["id"]):
+            raise DataError("the split table does not list the records of this data in order: make it anew")
+        seen = set(table.loc[table["part"] == "train", "label"]) - {""}
+        if not seen:
+            raise DataError("the training part has no labelled sample: give it a larger fraction")
+        self.table = table.reset_index(drop=True)
+        self.class_names = [name for name in self.source_classes if name in seen]
+        index = {name: i for i, name in enumerate(self.class_names)}
+        self.y = np.array([index.get(label, UNSEEN if label else IGNORE) for label in records["label"]], dtype=np.int64)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that training sees."""
+        return len(self.class_names)
+
+    def class_counts(self, part: str) -> np.ndarray:
+        """Return the number of samples of each class in a part (C,)."""
+        y = self._labels()[self.indices(part)]
+        return np.bincount(y[y >= 0], minlength=self.num_classes)
+
+    def indices(self, part: str) -> np.ndarray:
+        """Return the records of a part."""
+        if self.table is None:
+            raise DataError("no split was applied: the callback `split` has to run before any loader is made")
+        return np.flatnonzero(self.table["part"].to_numpy() == part)
+
+    def probe_batch(self, n: int) -> Batch:
+        """Return the first ``n`` training samples as they are judged, without augmentation."""
+        chosen = self.indices("train")[:n]
+        batch = IndexBatch(chosen.tolist(), len(chosen), 1 / len(chosen), 0, 0)
+        return self.dataset(self.indices("train"), train=False).__getitems__(batch)  # type: ignore[attr-defined]
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the training batches, in a new order each epoch."""
+        return self._loader(self.indices("train"), train=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Return the validation batches, each sample once."""
+        return self._loader(self._not_empty("val"), train=False)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Return the test batches, each sample once."""
+        return self._loader(self._not_empty("test"), train=False)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Return all samples to predict, each once."""
+        return self._loader(np.arange(len(self._records())), train=False)
+
+    def _loader(self, indices: np.ndarray, train: bool) -> BatchLoader:
+        trainer = self.trainer
+        lengths = self.lengths() if self.bucket else None
+        sampler = BatchSampler(
+            indices,
+            self.batch_size,
+            lengths=None if lengths is None else lengths[indices],
+            weights=self._balance(indices) if train and self.balanced else None,
+            shuffle=train,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            accumulate=trainer.accumulate_grad_batches if trainer and train else 1,
+        )
+        return BatchLoader(self.dataset(indices, train), sampler, self.num_workers, torch.cuda.is_available())
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run (``--seed_everything``), which Lightning keeps in the environment."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def _balance(self, indices: np.ndarray) -> np.ndarray:
+        y = self._labels()[indices]
+        counts = np.bincount(y[y >= 0], minlength=self.num_classes)
+        return np.where(y >= 0, 1.0 / np.maximum(counts[np.maximum(y, 0)], 1), 0.0)
+
+    def _not_empty(self, part: str) -> np.ndarray:
+        indices = self.indices(part)
+        if not len(indices):
+            raise DataError(f"the {part} part of the split is empty: give --split.{part} a larger fraction")
+        return indices
+
+    def _records(self) -> pd.DataFrame:
+        if self.records is None:
+            raise DataError("the records were not read yet: setup has to run first")
+        return self.records
+
+    def _labels(self) -> np.ndarray:
+        if self.y is None:
+            raise DataError("no split was applied: the callback `split` has to run before labels are used")
+        return self.y

@@ -1,0 +1,58 @@
+"""Entry point: answers `--help` and `--version` at once, and turns errors into one line and an exit code."""
+
+import os
+import sys
+
+from lightning_project import __version__
+
+_HELP = """\
+usage: python -m lightning_project VERB [--config FILE ...] [--KEY VALUE ...]
+
+verbs
+  fit        train, judge on the validation part, write the run folder
+  validate   judge a checkpoint on the validation part
+  test       judge a checkpoint on the test part
+  predict    write the predictions for new data
+  audit      look for leaks, conflicts and duplicates; no training
+  compare    put run folders of one system side by side
+
+examples
+  python -m lightning_project fit --config configs/signs.yaml --name first
+  python -m lightning_project test --config configs/signs.yaml --name first --ckpt_path best
+  python -m lightning_project compare runs/signs/first runs/signs/second
+
+options
+  VERB --help          every option of a verb
+  VERB --print_config  the resolved config, then stop
+  --version            the version, then stop
+
+exit codes: 0 done, 1 fault, 2 usage, 3 data refused, 4 non-finite, 130/143 interrupted
+A fault prints one line; LIGHTNING_PROJECT_DEBUG=1 prints the whole traceback.
+"""
+
+
+def run() -> None:
+    """Run the command line and exit; returns nothing, as console scripts must."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(f"lightning_project {__version__}")
+        sys.exit(0)
+
+    from lightning_project.cli import main
+    from lightning_project.exits import exit_code
+
+    try:
+        main()
+    except Exception as error:
+        code, line = exit_code(error)
+        if line is None or os.environ.get("LIGHTNING_PROJECT_DEBUG"):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,50 @@
+"""The verb `audit`: what is wrong with the data and the split, before anything is trained."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callbacks.report_files import write_json, write_text
+from callbacks.stratified_split import StratifiedSplit
+from datamodules.base import SplitDataModule
+from datamodules.errors import DataError
+from modules import statistics
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from modules.base import System
+
+
+def audit(self: "Trainer", model: "System", datamodule: SplitDataModule, part: str = "val") -> None:
+    """Look for leaks, conflicts and duplicates, and print what simple models reach; no training.
+
+    Args:
+        self: The Trainer.
+        model: Not used, but part of every config.
+        datamodule: The data.
+        part: Part on which the baselines are judged; choices are made on validation.
+    """
+    split = next(callback for callback in self.callbacks if isinstance(callback, StratifiedSplit))  # type: ignore[attr-defined]
+    split.on_leak = "warn"  # all findings first, then the verdict
+    datamodule.trainer = self
+    self.datamodule = datamodule  # type: ignore[attr-defined]
+    datamodule.setup("fit")
+    split.setup(self, model, "fit")
+    folder = Path(self.default_root_dir) / "audit"
+    folder.mkdir(parents=True, exist_ok=True)
+    assert split.report is not None and datamodule.y is not None
+    y = datamodule.y[datamodule.indices(part)]
+    text = split.report.to_markdown() + f"\n## Baselines on {part} ({len(y)} samples)\n\n"
+    text += "| model | accuracy | macro F1 |\n|---|---|---|\n"
+    for name, prob in datamodule.baselines(part).items():
+        if prob is None:
+            text += f"| {name} | not run: install the extra `baselines` | |\n"
+            continue
+        found = statistics.classification_metrics(prob, y, datamodule.class_names)
+        text += f"| {name} | {found['accuracy']:.3f} | {found['macro_f1']:.3f} |\n"
+    print(text)
+    write_text(folder / "AUDIT.md", text)
+    write_json(folder / "audit.json", split.report.to_dict())
+    print(f"written: {folder / 'AUDIT.md'}, {folder / 'audit.json'}")
+    if split.report.leaks:
+        raise DataError(f"{len(split.report.leaks)} leak(s): " + "; ".join(leak.message for leak in split.report.leaks))

@@ -1,0 +1,32 @@
+"""Exit codes: 0 done, 1 fault, 2 usage, 3 data refused, 4 non-finite, 130/143 signals."""
+
+from callbacks.checkpoint import UntrustedCheckpointError
+from callbacks.gradient_clipping import NonFiniteError
+from callbacks.probes import ProbeError
+from datamodules.errors import DataError
+from modules.base import ClassMapError
+
+DONE, FAULT, USAGE, REFUSED, NON_FINITE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+
+
+class UsageError(ValueError):
+    """The command line asks for something that cannot be; the message says what to write instead."""
+
+
+def exit_code(error: BaseException) -> tuple[int, str | None]:
+    """Return the exit code of an error and its one line; ``None`` where only a traceback helps."""
+    known: list[tuple[type[BaseException], int]] = [
+        (UsageError, USAGE),
+        (DataError, REFUSED),
+        (ClassMapError, REFUSED),
+        (UntrustedCheckpointError, REFUSED),
+        (NonFiniteError, NON_FINITE),
+        (ProbeError, FAULT),
+    ]
+    link: BaseException | None = error
+    while link is not None:  # an error inside a constructor arrives wrapped by the parser
+        for kind, code in known:
+            if isinstance(link, kind):
+                return code, str(link)
+        link = link.__cause__ or link.__context__
+    return FAULT, None

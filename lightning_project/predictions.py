@@ -1,0 +1,63 @@
+"""The verb `predict`: one row of names and probabilities per new sample."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from datamodules.base import SplitDataModule
+from datamodules.predictions import write_predictions
+from modules.base import System
+
+
+class Collect(Callback):
+    """Keeps the outputs of prediction, of all processes, in the order of the records."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.ids = np.empty(0, np.int64)
+        self.prob = np.empty((0, 0), np.float32)
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+        """Keep a batch."""
+        self.rows.append((outputs["id"], outputs["prob"]))
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: System) -> None:  # type: ignore[override]
+        """Gather the batches of all processes."""
+        mine = [torch.cat(column).cpu().numpy() for column in zip(*self.rows, strict=True)]
+        parts: list = [mine]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, mine)
+        ids, prob = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(ids[ids >= 0], kind="stable")
+        self.ids, self.prob = ids[ids >= 0][order], prob[ids >= 0][order]
+
+
+def write_predictions_of(
+    trainer: Trainer, folder: Path, model: System, datamodule: SplitDataModule, ckpt_path: str, **kwargs: object
+) -> None:
+    """Predict and write `predict/predictions.csv` into the run folder.
+
+    Args:
+        trainer: Trainer.
+        folder: Run folder.
+        model: System; its class names come from the checkpoint.
+        datamodule: Data with something to predict.
+        ckpt_path: Checkpoint.
+        kwargs: Other arguments of the Trainer's ``predict``.
+    """
+    for size in model.SIZES:  # what the trained network takes, where the config leaves it open
+        if size != "num_classes" and getattr(datamodule, size) is None:
+            setattr(datamodule, size, model.hparams[size])
+    collect = Collect()
+    trainer.callbacks.insert(0, collect)  # type: ignore[attr-defined]
+    trainer.predict(model, datamodule, ckpt_path=ckpt_path, return_predictions=False)
+    if trainer.is_global_zero:
+        assert datamodule.records is not None
+        path = folder / "predict" / "predictions.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(path, datamodule.records["id"].to_numpy()[collect.ids], collect.prob, model.class_names)
+        print(f"written: {path} ({len(collect.ids)} samples)")

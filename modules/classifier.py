@@ -1,0 +1,102 @@
+"""The step that all classifiers share: exact losses, metrics per epoch, outputs for the report."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+
+from modules.base import Batch, System
+from modules.metrics import build_metrics
+from modules.mixup import mixup
+
+
+class Classifier(System):
+    """A system that gives each sample one of ``num_classes`` classes.
+
+    A batch holds ``id`` (B,), ``y`` (B,) with -1 = no label, ``weight`` (B,), and the arguments of the network.
+    Logged per epoch: ``train/loss``, ``train/accuracy``, ``val/loss`` (the training loss), ``val/nll`` (neither smoothed
+    nor weighted, comparable between losses), ``val/accuracy``, ``val/macro_f1``, ``val/topK``, ``val/ece``; all
+    weighted by samples, and the same for any batch size or number of processes.
+    """
+
+    top_k: int = 3
+    mixup_alpha: float = 0.0
+
+    def build_metrics(self, num_classes: int) -> None:
+        """Make the metrics of both stages; part of ``build``."""
+        self.train_loss, self.train_accuracy = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.val_loss, self.val_nll = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.val_metrics: MetricCollection = build_metrics(num_classes, min(self.top_k, num_classes))
+
+    def setup(self, stage: str) -> None:
+        """Build the network and give the loss the training counts."""
+        super().setup(stage)
+        if stage != "predict":
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.loss.use_counts(torch.as_tensor(data.class_counts("train")))  # type: ignore[operator]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B, C)."""
+        return self.net(**self.net_inputs(batch))  # type: ignore[misc]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the exact mean loss of the global batch (see ``IndexBatch.weight``)."""
+        inputs, y = self.net_inputs(batch), batch["y"]
+        target = y
+        if self.mixup_alpha:
+            key = [self.data_seed, self.current_epoch, batch_idx, self.global_rank]
+            rng = np.random.default_rng(key)
+            inputs, target = mixup(inputs, y, self.hparams["num_classes"], self.mixup_alpha, rng)
+        logits = self.net(**inputs)  # type: ignore[misc]
+        per_sample = self.loss(logits, target)
+        real = (batch["weight"] > 0).float()
+        self.train_loss.update(per_sample.detach(), real)
+        self.train_accuracy.update((logits.argmax(1) == y).float(), real)
+        return (per_sample * batch["weight"]).sum()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training loss and accuracy (on the inputs as trained: augmented, mixed, with dropout)."""
+        self._log_epoch("train", {"loss": self.train_loss, "accuracy": self.train_accuracy})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Update the validation metrics; return the outputs of the batch."""
+        logits, y = self(batch).float(), batch["y"]
+        outputs = {"id": batch["id"], "prob": logits.softmax(1), "y": y}
+        real = (y >= 0).float()
+        self.val_loss.update(self.loss(logits, y), real)
+        self.val_nll.update(F.cross_entropy(logits, y.clamp(min=0), reduction="none"), real)
+        self.val_metrics.update(outputs["prob"], y)
+        return outputs
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_epoch("val", {"loss": self.val_loss, "nll": self.val_nll})
+        values = self.val_metrics.compute()
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.val_metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the outputs of the batch; the report computes all test metrics from the one file it stores."""
+        return {"id": batch["id"], "prob": self(batch).float().softmax(1), "y": batch["y"]}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the outputs of the batch."""
+        return self.test_step(batch, batch_idx)
+
+    def expected_initial_loss(self) -> float | None:
+        """Return the loss of a network that gives every class the same probability."""
+        return float(self.loss.expected_at_init(self.hparams["num_classes"]))  # type: ignore[operator]
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the run, as the loaders use it."""
+        return int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
+
+    def _log_epoch(self, stage: str, metrics: dict[str, Any]) -> None:
+        # every process takes part in compute(), so the values are equal and the mean over processes changes nothing
+        self.log_dict({f"{stage}/{name}": metric.compute() for name, metric in metrics.items()}, sync_dist=True)
+        for metric in metrics.values():
+            metric.reset()

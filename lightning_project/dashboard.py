@@ -1,0 +1,108 @@
+"""The W&B workspace of a system as code: ``python -m lightning_project.dashboard --system signs --project NAME``.
+
+Needs the extra ``dashboard`` (wandb-workspaces), and a W&B key for saving; ``--print`` shows the model without either a
+key or a network. What the panels show is logged by ``RunReport`` and the systems under the names below.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+MISSING = (
+    "wandb-workspaces is not installed; it is in requirements/lock.txt, or: pip install 'lightning-project[dashboard]'"
+)
+# Section -> curves over epochs; a metric that a run did not log leaves its panel empty.
+CURVES = {
+    "Training": ["train/loss", "train/accuracy", "lr", "grad/norm", "grad/clipped_share"],
+    "Validation": ["val/loss", "val/nll", "val/accuracy", "val/macro_f1", "val/top3", "val/ece"],
+}
+TEST_METRICS = ["test/accuracy", "test/macro_f1", "test/top3", "test/nll", "test/ece"]
+PICTURES = ["test/confusion", "test/calibration", "test/per_class", "fit/confusion", "fit/calibration", "report"]
+TABLES = ["test/per_class_table", "fit/per_class_table"]
+# The first metric judges a run: runs are sorted by it and it is pinned in the table.
+SYSTEMS = {"signs": ["val/macro_f1", "test/macro_f1", "test/accuracy"]}
+
+
+def build(system: str, project: str, entity: str) -> "Workspace":
+    """Build the workspace without contacting W&B.
+
+    Args:
+        system: One of ``SYSTEMS``.
+        project: W&B project that the runs are in.
+        entity: W&B user or team.
+
+    Returns:
+        The workspace; its ``save()`` sends it.
+
+    Raises:
+        ValueError: Unknown system.
+        ImportError: The extra is not installed.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"system {system!r} has no dashboard; there are {', '.join(sorted(SYSTEMS))}")
+    try:
+        from wandb_workspaces import workspaces as ws
+        from wandb_workspaces.reports import v2 as wr
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    judged = SYSTEMS[system]
+    curves = [
+        ws.Section(
+            name=name,
+            panels=[wr.LinePlot(title=metric, x="epoch", y=[metric], log_y=metric == "lr") for metric in metrics],
+            is_open=True,
+        )
+        for name, metrics in CURVES.items()
+    ]
+    test = ws.Section(
+        name="Test",
+        panels=[
+            *(wr.BarPlot(title=metric, metrics=[wr.SummaryMetric(metric)]) for metric in TEST_METRICS),
+            *(wr.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES),
+            *(wr.WeavePanelSummaryTable(table_name=name) for name in TABLES),
+        ],
+        is_open=True,
+    )
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"{system}: training and test",
+        sections=[*curves, test],
+        settings=ws.WorkspaceSettings(x_axis="epoch", sort_panels_alphabetically=False),
+        runset_settings=ws.RunsetSettings(
+            order=[ws.Ordering(ws.Summary(judged[0]), ascending=False)],
+            pinned_columns=[f"summary:{metric}" for metric in judged],
+        ),
+    )
+
+
+def model(system: str, project: str, entity: str) -> dict[str, Any]:
+    """The workspace as the plain JSON that W&B stores, made offline."""
+    dumped: dict[str, Any] = build(system, project, entity)._to_model().model_dump(mode="json", by_alias=True)
+    return dumped
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Save a system's workspace to W&B, or print its model."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_project.dashboard", description=main.__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--system", required=True, choices=sorted(SYSTEMS))
+    parser.add_argument("--project", required=True, help="W&B project that the runs are in")
+    parser.add_argument("--entity", default="", help="W&B user or team; needed for saving")
+    parser.add_argument("--print", action="store_true", help="print the model and contact nobody")
+    given = parser.parse_args(args)
+    if given.print:
+        print(json.dumps(model(given.system, given.project, given.entity or "entity"), indent=2))
+        return
+    if not given.entity:
+        parser.error("--entity is needed for saving (or use --print)")
+    print(build(given.system, given.project, given.entity).save().url)
+
+
+if __name__ == "__main__":
+    main()

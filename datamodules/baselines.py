@@ -2,7 +2,8 @@
 
 A `fit_*` function sees training sequences only and returns a function from sequences to probabilities. Sequences are
 lists of (T_i, F) float32 arrays of real frames; probabilities are (N, num_classes) float64 with rows that sum to 1,
-columns in the order of the class indices, 0 for a class that training did not contain.
+columns in the order of the class indices, 0 for a class that training did not contain. Hands of 22 joints (F = 66) are
+first described by `hand_channels`.
 """
 
 import importlib.util
@@ -58,7 +59,7 @@ def fit_extra_trees(
 
     def table(rows: Sequences) -> np.ndarray:
         lengths = np.array([[len(row)] for row in rows], dtype=np.float32)
-        return np.hstack([resample(rows, frames).reshape(len(rows), -1), lengths])
+        return np.hstack([hand_channels(resample(rows, frames)).reshape(len(rows), -1), lengths])
 
     model = ExtraTreesClassifier(trees, random_state=seed, n_jobs=jobs).fit(table(sequences), y)
     return lambda rows: _columns(model.predict_proba(table(rows)), model.classes_, num_classes)
@@ -81,8 +82,7 @@ def fit_minirocket(
     """MiniRocket features and a ridge classifier, what one would try first on time series.
 
     Source: Dempster, Schmidt, Webb, "MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series
-    Classification", KDD 2021. Hands of 22 joints (F = 66) are made palm-relative, and the palm's own path is kept from
-    its first place on. The probabilities are the softmax of the ridge scores: right order, not calibrated.
+    Classification", KDD 2021. The probabilities are the softmax of the ridge scores: right order, not calibrated.
 
     Args:
         sequences: Training sequences.
@@ -108,7 +108,7 @@ def fit_minirocket(
     from sklearn.preprocessing import StandardScaler
 
     def channels(rows: Sequences) -> np.ndarray:
-        return np.ascontiguousarray(_palm_relative(resample(rows, frames)).transpose(0, 2, 1))
+        return np.ascontiguousarray(hand_channels(resample(rows, frames)).transpose(0, 2, 1))
 
     rocket = MiniRocket(n_kernels=kernels, random_state=seed, n_jobs=jobs)
     ridge = make_pipeline(StandardScaler(with_mean=False), RidgeClassifierCV(alphas=np.logspace(-3, 4, 10)))
@@ -123,15 +123,17 @@ def fit_minirocket(
     return predict
 
 
-def _palm_relative(x: np.ndarray) -> np.ndarray:
-    """(N, T, 66): joints relative to the palm, the palm relative to its first place; other widths unchanged."""
+def hand_channels(x: np.ndarray) -> np.ndarray:
+    """(N, T, 66) to (N, T, 132): joints relative to the palm, then to the palm's first place; other widths unchanged.
+
+    Neither depends on where the hand is, the first shows its shape, the second its path. Chosen on SHREC'17 training
+    subjects (two folds): extra trees 0.59 and 0.69 on the raw values, 0.80 and 0.83 on these; MiniRocket 0.82 and 0.83.
+    """
     if x.shape[2] != HAND_FEATURES:
         return x
     joints = x.reshape(*x.shape[:2], -1, 3)
     palm = joints[:, :, PALM : PALM + 1]
-    relative = joints - palm
-    relative[:, :, PALM : PALM + 1] = palm - palm[:, :1]
-    return relative.reshape(x.shape)
+    return np.concatenate([joints - palm, joints - palm[:, :1]], axis=2).reshape(*x.shape[:2], -1)
 
 
 def _columns(prob: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:

@@ -4,8 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from datamodules import baselines
-from datamodules.baselines import fit_extra_trees, fit_majority, fit_minirocket, resample
+from datamodules.baselines import fit_extra_trees, fit_majority, fit_minirocket, hand_channels, resample
 
 
 def waves(n, classes, features=3, seed=0):
@@ -59,13 +58,18 @@ def test_the_seed_decides():
     assert other.shape == first.shape
 
 
-def test_hands_are_made_palm_relative_and_free_of_the_place():
+def test_hands_are_described_free_of_their_place():
     rng = np.random.default_rng(0)
     hand = rng.normal(size=(1, 4, 66)).astype(np.float32)
     moved = hand + np.tile(np.array([1.0, 2.0, 3.0], np.float32), 22)
-    np.testing.assert_allclose(baselines._palm_relative(moved), baselines._palm_relative(hand), atol=1e-5)
+    out = hand_channels(hand)
+    assert out.shape == (1, 4, 132) and not out[:, :, 3:6].any() and not out[:, 0, 69:72].any()
+    np.testing.assert_allclose(hand_channels(moved), out, atol=1e-5)
+    drifting = hand + np.arange(4)[None, :, None].astype(np.float32)
+    np.testing.assert_allclose(hand_channels(drifting)[..., :66], out[..., :66], atol=1e-5)
+    assert not np.allclose(hand_channels(drifting)[..., 66:], out[..., 66:], atol=0.5)
     other = rng.normal(size=(1, 4, 6)).astype(np.float32)
-    np.testing.assert_array_equal(baselines._palm_relative(other), other)
+    np.testing.assert_array_equal(hand_channels(other), other)
 
 
 @pytest.mark.slow

@@ -13,12 +13,12 @@ import os
 import platform
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
@@ -27,6 +27,9 @@ from matplotlib.figure import Figure
 from safetensors.torch import save as safetensors_bytes
 
 from datamodules.errors import DataError
+
+if TYPE_CHECKING:  # reading a run folder must not cost the import of lightning
+    import lightning.pytorch as pl
 
 PACKAGES = (
     "torch",
@@ -157,9 +160,10 @@ class Predictions:
             DataError: The file is missing, is not such an npz, or its arrays do not fit together.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # through open(): a broken archive would otherwise keep numpy's own handle
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 found = cls(**{name: file[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a predictions file ({error}); run `test` again to write it") from error
         if found.prob.shape != (len(found.id), len(found.class_names)) or len(found.y) != len(found.id):
             raise DataError(f"{path}: prob {found.prob.shape} does not fit {len(found.id)} ids; run `test` again")
@@ -230,12 +234,12 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def by_name(trainer: pl.Trainer, name: str) -> pl.Callback | None:
+def by_name(trainer: "pl.Trainer", name: str) -> "pl.Callback | None":
     """Find a callback by the name of its class or a base class (importing them all would tie the report to each)."""
     return next((c for c in trainer.callbacks if any(kind.__name__ == name for kind in type(c).__mro__)), None)
 
 
-def live_settings(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+def live_settings(trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dict[str, Any]:
     """Read the hyperparameters from the objects that were used, with the flat keys of the signs brief."""
     data, loss, seed = (
         getattr(trainer, "datamodule", None),
@@ -273,7 +277,7 @@ def live_settings(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[st
     return {**settings, **pl_module.describe()}
 
 
-def _optimizer_settings(trainer: pl.Trainer) -> dict[str, Any]:
+def _optimizer_settings(trainer: "pl.Trainer") -> dict[str, Any]:
     if not trainer.optimizers:
         return {}
     optimizer = trainer.optimizers[0]
@@ -311,7 +315,7 @@ def _scalars(thing: object) -> dict[str, Any]:
     }
 
 
-def checks(trainer: pl.Trainer) -> dict[str, Any]:
+def checks(trainer: "pl.Trainer") -> dict[str, Any]:
     """What the probes and the audit of the split found, when they ran in this process."""
     probes, split = by_name(trainer, "Probes"), by_name(trainer, "StratifiedSplit")
     results, findings = getattr(probes, "results", None), getattr(split, "findings", None)

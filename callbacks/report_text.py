@@ -112,7 +112,7 @@ def evaluate(
     result["confusions"] = statistics.top_confusions(matrix, names, 10).to_dict("records")
     support = matrix.sum(axis=1)
     result["support_warnings"] = [
-        f"{name}: {int(n)} sample{'s' * (n != 1)}" for name, n in zip(names, support, strict=True) if n < FEW
+        f"{name}: {int(n)} sample{'' if n == 1 else 's'}" for name, n in zip(names, support, strict=True) if n < FEW
     ]
     return result
 
@@ -219,14 +219,10 @@ def _results(metrics: Mapping[str, Any], stage: str) -> str:
     columns = [m for m in metrics["values"] if m in ("accuracy", "macro_f1", "nll") or m.startswith("top")]
     rows = []
     for name, entry in _entries(metrics):
-        difference = entry.get("difference", {}).get("accuracy")
-        gain = (
-            ""
-            if not difference
-            else f"{difference[0]:+.3f}"
-            + (f" ({difference[1]:+.3f} to {difference[2]:+.3f})" if difference[1:] else "")
-        )
-        rows.append([name, *(_cell(entry, metric) for metric in columns), gain])
+        difference = entry.get("difference", {}).get("accuracy") or []
+        gain = f"{difference[0]:+.3f}" if difference else ""
+        interval = f" ({difference[1]:+.3f} to {difference[2]:+.3f})" if len(difference) == 3 else ""
+        rows.append([name, *(_cell(entry, metric) for metric in columns), gain + interval])
     lines = [
         f"## Numbers on {'validation' if metrics['part'] == 'val' else metrics['part']}",
         "",
@@ -425,7 +421,8 @@ def report(root: Path, shown: str) -> str:
         _found(run),
         _settings(run),
         f"## How to reproduce\n\n```\n{verb.format('fit')} --trainer.default_root_dir {shown}-again\n"
-        f"{verb.format('test')} --ckpt_path best\n```\n\nSeed {run.get('seed')}, commit {run.get('git_commit') or 'unknown'}, "
+        f"{verb.format('test')} --ckpt_path best\n```\n\n"
+        f"Seed {run.get('seed')}, commit {run.get('git_commit') or 'unknown'}, "
         f"Python {python.get('python')}, {versions}; {python.get('cpu')}.",
         "## Files\n\n"
         + _table(["in the signs brief", "here", "content"], artifacts)

@@ -118,7 +118,11 @@ class RunReport(pl.Callback):
         self._started, self._validated = time.perf_counter(), False
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,  # noqa: ANN401
     ) -> None:
         """Remember the learning rate of the step, before the schedule moves it."""
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
@@ -215,6 +219,10 @@ class RunReport(pl.Callback):
             self._check(trainer)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse untrained weights."""
+        self._check(trainer)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse untrained weights."""
         self._check(trainer)
 

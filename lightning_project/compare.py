@@ -45,7 +45,12 @@ class Run:
             raise DataError(f"{folder}: no test predictions; run `test --ckpt_path best` on it first")
         config = folder / "config.yaml"
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        return cls(folder, files.read_json(folder / "run.json"), _flat(files.comparable_config(settings)), Predictions.load(path).labelled())
+        return cls(
+            folder,
+            files.read_json(folder / "run.json"),
+            _flat(files.comparable_config(settings)),
+            Predictions.load(path).labelled(),
+        )
 
     def check_against(self, first: "Run") -> None:
         """Refuse a run whose numbers do not lie on the same samples.
@@ -55,7 +60,9 @@ class Run:
         """
         ours, theirs = self.facts.get("system"), first.facts.get("system")
         if ours != theirs:
-            raise DataError(f"{self.folder} is a run of {ours} and {first.folder} of {theirs}; compare runs of one system")
+            raise DataError(
+                f"{self.folder} is a run of {ours} and {first.folder} of {theirs}; compare runs of one system"
+            )
         if list(self.found.class_names) != list(first.found.class_names):
             raise DataError(f"{self.folder} and {first.folder} have different class names")
         hashes = self.facts.get("split_hash"), first.facts.get("split_hash")
@@ -98,7 +105,11 @@ def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1"
         files.write_text(target / "comparison.md", _markdown(table, rows, metric, bootstrap)),
         files.write_figure(target / "comparison.png", plots.comparison(table, metric)),
     ]
-    print(table[["run", "seeds", metric, f"{metric}_low", f"{metric}_high", f"{metric}_difference"]].to_string(index=False))
+    print(
+        table[["run", "seeds", metric, f"{metric}_low", f"{metric}_high", f"{metric}_difference"]].to_string(
+            index=False
+        )
+    )
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
 
@@ -135,19 +146,25 @@ def _table(rows: dict[str, list[Run]], bootstrap: int) -> pd.DataFrame:
     first: dict[str, tuple[float, np.ndarray]] = {}
     for name, runs in rows.items():
         points = [
-            statistics.classification_metrics(run.found.prob, run.found.y, [str(n) for n in run.found.class_names]) for run in runs
+            statistics.classification_metrics(run.found.prob, run.found.y, [str(n) for n in run.found.class_names])
+            for run in runs
         ]
         draws = [_resampled(run, bootstrap) for run in runs]
         line: dict[str, Any] = {"run": name, "seeds": len(runs)}
         for metric in SHOWN:
-            values, drawn = np.array([point[metric] for point in points]), np.mean([draw[metric] for draw in draws], axis=0)
+            values, drawn = (
+                np.array([point[metric] for point in points]),
+                np.mean([draw[metric] for draw in draws], axis=0),
+            )
             line[metric] = values.mean()
             line[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else np.nan
             line[f"{metric}_low"], line[f"{metric}_high"] = np.quantile(drawn, ends)
             base, base_drawn = first.setdefault(metric, (float(values.mean()), drawn))
             if lines:
                 line[f"{metric}_difference"] = values.mean() - base
-                line[f"{metric}_difference_low"], line[f"{metric}_difference_high"] = np.quantile(drawn - base_drawn, ends)
+                line[f"{metric}_difference_low"], line[f"{metric}_difference_high"] = np.quantile(
+                    drawn - base_drawn, ends
+                )
             else:
                 line |= {f"{metric}_difference{end}": np.nan for end in ("", "_low", "_high")}
         line |= {fact: _common([run.facts.get(fact) for run in runs]) for fact in FACTS}
@@ -165,13 +182,20 @@ def _common(values: list[Any]) -> Any:  # noqa: ANN401  # a plain JSON value
 def _flat(config: object, prefix: str = "") -> dict[str, Any]:
     if not isinstance(config, dict):
         return {prefix: config}
-    return {key: value for name, item in config.items() for key, value in _flat(item, f"{prefix}.{name}".strip(".")).items()}
+    return {
+        key: value for name, item in config.items() for key, value in _flat(item, f"{prefix}.{name}".strip(".")).items()
+    }
 
 
 def _markdown(table: pd.DataFrame, rows: dict[str, list[Run]], metric: str, bootstrap: int) -> str:
     first = next(iter(rows.values()))[0]
     shown = [metric, *(name for name in SHOWN if name != metric)]
-    header = ["run", "seeds", *(plots.metric_label(name) for name in shown), f"{plots.metric_label(metric)} minus the first's"]
+    header = [
+        "run",
+        "seeds",
+        *(plots.metric_label(name) for name in shown),
+        f"{plots.metric_label(metric)} minus the first's",
+    ]
     body = []
     for line in table.to_dict("records"):
         cells = [f"{line[m]:.3f} ({line[f'{m}_low']:.3f} to {line[f'{m}_high']:.3f})" for m in shown]

@@ -20,8 +20,14 @@ def fabricate(folder, seed, skill, config="a", system="signs", split="s1", ids=N
     ids = np.array([f"r{i:02d}" for i in range(N)]) if ids is None else ids
     found = Predictions(ids, np.array([f"g{i // 3:02d}" for i in range(N)]), y, prob.astype(np.float32), NAMES)
     found.save(folder / "test" / "predictions_test.npz")
-    write_json(folder / "run.json", {"system": system, "config_hash": config, "split_hash": split, "seed": seed, "best_epoch": seed})
-    write_text(folder / "config.yaml", f"seed_everything: {seed}\nmodel:\n  class_path: signs\n  dropout: 0.{ord(config) - 96}\n")
+    write_json(
+        folder / "run.json",
+        {"system": system, "config_hash": config, "split_hash": split, "seed": seed, "best_epoch": seed},
+    )
+    write_text(
+        folder / "config.yaml",
+        f"seed_everything: {seed}\nmodel:\n  class_path: signs\n  dropout: 0.{ord(config) - 96}\n",
+    )
     return found
 
 
@@ -69,7 +75,11 @@ def test_flat_seeds_join_by_config_and_equal_runs_do_not_differ(tmp_path):
     compare([str(tmp_path / name) for name in ("run1", "twin", "run1")], str(tmp_path / "out"), bootstrap=50)
     table = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert list(table["run"]) == ["run1", "twin"] and list(table["seeds"]) == [1, 1]  # a folder named twice counts once
-    assert table.loc[1, ["accuracy_difference", "accuracy_difference_low", "accuracy_difference_high"]].tolist() == [0, 0, 0]
+    assert table.loc[1, ["accuracy_difference", "accuracy_difference_low", "accuracy_difference_high"]].tolist() == [
+        0,
+        0,
+        0,
+    ]
     compare([str(tmp_path / name) for name in ("run1", "twin", "run2")], str(tmp_path / "out"), bootstrap=50)
     assert list(pd.read_csv(tmp_path / "out" / "comparison.csv")["seeds"]) == [2, 1]
 

@@ -1,7 +1,8 @@
 """Transforms of one sequence of frames: training augmentations on raw values, and features for the network.
 
-Each transform is called with a float32 tensor (T, F) and a numpy generator and returns a new float32 tensor (T', F'); the same
-generator state gives the same result. The arithmetic is numpy: on arrays this small it costs a fraction of the tensor calls.
+Each transform is called with a float32 tensor (T, F) and a numpy generator and returns a new float32 tensor (T', F');
+the same generator state gives the same result. The arithmetic is numpy: on arrays this small it costs a fraction of the
+tensor calls.
 
 Joint transforms read a frame as F / 3 joints of x, y, z.
 """
@@ -68,7 +69,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name}={value} must lie between {low} and {high}")
 
 
-# ---- length -------------------------------------------------------------------------------------------------------------------
+# ---- length
 
 
 class Resample:
@@ -96,7 +97,7 @@ class Resample:
         return input_dim
 
 
-# ---- augmentations ------------------------------------------------------------------------------------------------------------
+# ---- augmentations
 
 
 class Jitter:
@@ -236,11 +237,11 @@ class JointNoise:
         return flat(points + np.float32(self.std) * rng.standard_normal((1, *points.shape[1:]), dtype=np.float32))
 
 
-# ---- features -----------------------------------------------------------------------------------------------------------------
+# ---- features
 
 HAND_JOINTS = 22  # wrist, palm, then base, first, second, tip of thumb, index, middle, ring, little finger
 WRIST, PALM, INDEX_BASE, MIDDLE_BASE, LITTLE_BASE = 0, 1, 6, 10, 18
-PAIRS = np.triu_indices(HAND_JOINTS, 1)
+PAIRS = np.flatnonzero(np.triu(np.ones((HAND_JOINTS, HAND_JOINTS)), 1))
 
 Stream = Literal["shape", "frame", "distances", "motion", "trajectory", "orientation"]
 STREAM_DIM = {"shape": 66, "frame": 66, "distances": 231, "motion": 66, "trajectory": 3, "orientation": 15}
@@ -249,10 +250,10 @@ STREAM_DIM = {"shape": 66, "frame": 66, "distances": 231, "motion": 66, "traject
 class HandFeatures:
     """Features of a hand of 22 joints (order of SHREC'17), divided by the size of the hand.
 
-    Streams: `shape` = joints relative to the palm (66); `frame` = the same in axes fixed to the hand, so free of its orientation
-    (66); `distances` between all pairs of joints (231); `motion` = displacement of the joints over a lag (66 for each lag);
-    `trajectory` = palm relative to its mean place (3); `orientation` = the hand's axes (9) and palm normal and pointing direction
-    relative to the first frame (6).
+    Streams: `shape` = joints relative to the palm (66); `frame` = the same in axes fixed to the hand, so free of its
+    orientation (66); `distances` between all pairs of joints (231); `motion` = displacement of the joints over a lag
+    (66 for each lag); `trajectory` = palm relative to its mean place (3); `orientation` = the hand's axes (9), and its
+    pointing direction and palm normal in the axes of the first frame (6).
 
     Args:
         streams: Features wanted, in this order.
@@ -284,19 +285,19 @@ class HandFeatures:
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Map (T, 66) to (T, output_dim); draws nothing."""
         points = joints(x, HAND_JOINTS)
-        # the middle of the hand, wrist to the base of the middle finger: one length per sequence, safe against a lost frame
-        size = np.median(np.linalg.norm(points[:, MIDDLE_BASE] - points[:, WRIST], axis=-1))
-        points = points / np.float32(max(size, 1e-6))
+        # wrist to the base of the middle finger: one length per sequence, safe against a bad frame
+        size = float(np.median(length(points[:, MIDDLE_BASE] - points[:, WRIST])))
+        points = points * np.float32(1 / max(size, 1e-6))
         local = points - points[:, PALM : PALM + 1]
         axes = hand_axes(local)
-        parts: list[Array] = []
+        parts: list[NDArray[np.floating]] = []
         for stream in self.streams:
             if stream == "shape":
                 parts.append(local)
             elif stream == "frame":
                 parts.append(local @ axes.transpose(0, 2, 1))
             elif stream == "distances":
-                parts.append(np.linalg.norm(local[:, PAIRS[0]] - local[:, PAIRS[1]], axis=-1))
+                parts.append(pair_distances(local))
             elif stream == "motion":
                 parts.extend(motion(points, lag) for lag in self.lags)
             elif stream == "trajectory":
@@ -304,6 +305,25 @@ class HandFeatures:
             else:
                 parts.extend([axes, axes[:, [0, 2]] @ axes[0].T])
         return flat(np.concatenate([p.reshape(len(points), -1) for p in parts], axis=1))
+
+
+def pair_distances(points: Array) -> Array:
+    """Distances between all pairs of joints, (T, J, 3) to (T, J (J - 1) / 2)."""
+    product = points @ points.transpose(0, 2, 1)
+    square = np.diagonal(product, axis1=1, axis2=2)
+    # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one small matrix product instead of a (T, pairs, 3) array
+    squared = square[:, :, None] + square[:, None, :] - 2 * product
+    return np.sqrt(np.maximum(squared.reshape(len(points), -1)[:, PAIRS], 0))
+
+
+def length(vectors: Array) -> Array:
+    """Euclidean length along the last axis, which is kept; never zero."""
+    return np.sqrt(np.maximum((vectors * vectors).sum(-1, keepdims=True), 1e-12))
+
+
+def cross(a: Array, b: Array) -> Array:
+    """Cross product of (T, 3) arrays; numpy's own costs several times more on arrays this small."""
+    return a[:, [1, 2, 0]] * b[:, [2, 0, 1]] - a[:, [2, 0, 1]] * b[:, [1, 2, 0]]
 
 
 def hand_axes(local: Array) -> Array:
@@ -314,10 +334,10 @@ def hand_axes(local: Array) -> Array:
     """
     forward = local[:, MIDDLE_BASE] - local[:, WRIST]
     side = local[:, LITTLE_BASE] - local[:, INDEX_BASE]
-    forward = forward / np.maximum(np.linalg.norm(forward, axis=-1, keepdims=True), 1e-6)
-    normal = np.cross(forward, side)
-    normal = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-    return np.stack([forward, np.cross(normal, forward), normal], axis=1)
+    forward = forward / length(forward)
+    normal = cross(forward, side)
+    normal = normal / length(normal)
+    return np.stack([forward, cross(normal, forward), normal], axis=1)
 
 
 def motion(points: Array, lag: int) -> Array:

@@ -1,6 +1,7 @@
 """Encoder-only Transformer over a sequence of frames; plain torch.
 
-The default sizes are those of the brief of ``signs`` (run G8.0): 128-d frames, at most 96 of them, 30 classes, 2,203,294 parameters.
+The default sizes are those of the brief of `signs` (run G8.0): 128-d frames, at most 96 of them, 30 classes: 2,203,294
+parameters.
 """
 
 import math
@@ -131,7 +132,9 @@ class Positions(nn.Module):
         """
         length = x.shape[1]
         if length > self.max_len:
-            raise ValueError(f"a sequence of {length} frames is longer than max_len={self.max_len}: raise max_len, or resample")
+            raise ValueError(
+                f"a sequence of {length} frames is longer than max_len={self.max_len}: raise max_len, or resample"
+            )
         return x if self.table is None else x + self.table[:, :length].to(x.dtype)
 
 
@@ -186,7 +189,8 @@ class SignTransformer(nn.Module):
 
         Args:
             x: (B, T, F) frames; padded frames may hold anything.
-            mask: (B, T) bool, True = real frame; None = all real. A row without a real frame gives finite scores without meaning.
+            mask: (B, T) bool, True = real frame; None = all real. A row without a real frame gives finite scores that
+                mean nothing.
 
         Returns:
             (B, C) logits.

@@ -175,6 +175,7 @@ class BatchLoader:
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
+        self.batch_sampler = None  # the Trainer looks for both names
         self._position = 0
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,

@@ -162,6 +162,9 @@ def main(args: list[str] | None = None) -> None:
 
         auto_cli(compare, args=words[1:], as_positional=True)
         return
+    words = _with_config_of_run(words)
+    if args is None:
+        sys.argv[1:] = words  # read again by the processes that Lightning starts; words given twice are warned about
     for package in (modules, datamodules):  # short class names work for classes that were imported
         for found in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{found.name}")
@@ -179,7 +182,7 @@ def main(args: list[str] | None = None) -> None:
             save_config_callback=None,
             auto_configure_optimizers=False,
             parser_kwargs={"prog": "python -m lightning_project"},
-            args=_with_config_of_run(words),
+            args=None if args is None else words,
         )
     finally:
         forget()

@@ -11,7 +11,7 @@ from datamodules.errors import DataError
 from datamodules.predictions import write_predictions
 from datamodules.samplers import IndexBatch
 from datamodules.sequences import Crop, FrameDrop, HandFeatures, Jitter, Resample, Rotate3D
-from datamodules.signs import SignsData
+from datamodules.signs import SignsData, SignsDataset
 from tests.fake_data.signs import sign_arrays, write_signs
 
 ARRAYS = sign_arrays(per_class=8, split=True)  # 24 sequences of 4-12 frames of 6 values
@@ -81,7 +81,9 @@ def test_records_sizes_and_description(path):
 def test_a_batch_holds_the_real_frames_and_is_padded_to_its_longest(path):
     data = ready(path)
     rows = [5, 2, 9]
-    batch = data.dataset(np.arange(24), train=False).__getitems__(IndexBatch(rows, 2, 0.25, 0, 0))
+    dataset = data.dataset(np.arange(24), train=False)
+    assert isinstance(dataset, SignsDataset)
+    batch = dataset.__getitems__(IndexBatch(rows, 2, 0.25, 0, 0))
     longest = LENGTHS[rows].max()
     assert (
         batch["x"].shape == (3, longest, 6) and batch["x"].dtype == torch.float32 and batch["mask"].dtype == torch.bool

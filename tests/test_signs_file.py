@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import DataError
-from datamodules.signs_file import read_signs
+from datamodules.signs_file import SignsArrays, read_signs
 from tests.fake_data.signs import sign_arrays, write_signs
 
 ARRAYS = sign_arrays()  # X (24, 12, 6), 3 classes
@@ -31,6 +31,7 @@ class Payload:
 def test_a_good_file_is_read_without_padding(tmp_path):
     data = read_signs(write_signs(tmp_path / "good.npz"))
     lengths = ARRAYS["mask"].sum(1)
+    assert isinstance(data, SignsArrays)
     assert len(data) == 24 and data.frames.shape == (lengths.sum(), 6) and data.frames.dtype == np.float32
     np.testing.assert_array_equal(data.lengths, lengths)
     for i in (0, 7, 23):

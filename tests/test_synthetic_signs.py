@@ -6,7 +6,7 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from datamodules.baselines import fit_extra_trees, resample
-from datamodules.synthetic.signs import CLASS_NAMES, CONFUSABLE, COUNTS, FEATURES, make_signs
+from datamodules.synthetic.signs import CLASS_NAMES, CONFUSABLE, COUNTS, FEATURES, SyntheticSigns, make_signs
 
 # From the brief's report, index order.
 BRIEF = [78, 10, 22, 22, 18, 18, 28, 18, 22, 16, 12, 18, 28, 24, 28, 18, 18, 82, 76, 18, 28, 18, 18, 22, 18, 68, 22, 64]
@@ -31,6 +31,7 @@ def distances(data):
 
 
 def test_the_sizes_are_those_of_the_brief(data):
+    assert isinstance(data, SyntheticSigns)
     assert len(data.x) == 868 and np.bincount(data.y).tolist() == BRIEF and list(COUNTS.values()) == BRIEF
     assert len(CLASS_NAMES) == 30 and CLASS_NAMES[10] == "Disculpa" and set(CONFUSABLE.values()) <= set(CLASS_NAMES)
     lengths = np.array([len(x) for x in data.x])

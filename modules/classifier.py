@@ -57,9 +57,13 @@ class Classifier(System):
         self.train_accuracy.update((logits.argmax(1) == y).float(), real)
         return (per_sample * batch["weight"]).sum()
 
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss and accuracy (on the inputs as trained: augmented, mixed, with dropout)."""
-        self._log_epoch("train", {"loss": self.train_loss, "accuracy": self.train_accuracy})
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the epoch's training loss and accuracy (on the inputs as trained: augmented, mixed, with dropout).
+
+        After the last batch and not at the end of the epoch: callbacks, whose turn comes first then, have to see them.
+        """
+        if self.trainer.is_last_batch:
+            self._log_epoch("train", {"loss": self.train_loss, "accuracy": self.train_accuracy})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the validation metrics; return the outputs of the batch."""
@@ -97,6 +101,7 @@ class Classifier(System):
 
     def _log_epoch(self, stage: str, metrics: dict[str, Any]) -> None:
         # every process takes part in compute(), so the values are equal and the mean over processes changes nothing
-        self.log_dict({f"{stage}/{name}": metric.compute() for name, metric in metrics.items()}, sync_dist=True)
+        values = {f"{stage}/{name}": metric.compute() for name, metric in metrics.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         for metric in metrics.values():
             metric.reset()

@@ -31,9 +31,13 @@ A fault prints one line; LIGHTNING_PROJECT_DEBUG=1 prints the whole traceback.
 """
 
 
-def run() -> None:
-    """Run the command line and exit; returns nothing, as console scripts must."""
-    arguments = sys.argv[1:]
+def run(words: list[str] | None = None) -> None:
+    """Run the command line and exit; returns nothing, as console scripts must.
+
+    Args:
+        words: Words of the command line; ``None`` takes those of this process.
+    """
+    arguments = sys.argv[1:] if words is None else words
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP, end="")
         sys.exit(0 if arguments else 2)
@@ -45,7 +49,7 @@ def run() -> None:
     from lightning_project.exits import exit_code
 
     try:
-        main()
+        main(words)
     except Exception as error:
         code, line = exit_code(error)
         if line is None or os.environ.get("LIGHTNING_PROJECT_DEBUG"):

@@ -115,7 +115,7 @@ class GradientClipping(Callback):
 
 
 def _full(norm: Tensor) -> Tensor:
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]  # only a DTensor has it
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # only a DTensor has it
 
 
 def _sample_ids(trainer: Trainer, batches: list[Any]) -> list[str | int]:

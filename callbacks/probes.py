@@ -6,7 +6,7 @@ They look and touch nothing: weights, buffers, training flags, optimizer and eve
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -32,6 +32,19 @@ _MEND = {
 
 class ProbeError(RuntimeError):
     """A probe found a defect of the network; the message names it and how to mend it."""
+
+
+class Probed(Protocol):
+    """What a system must have to be probed."""
+
+    net: nn.Module
+    loss: nn.Module
+
+    def net_inputs(self, batch: dict[str, Tensor]) -> Inputs:
+        """Return the named arguments of the network."""
+
+    def expected_initial_loss(self) -> float | None:
+        """Return the loss of even probabilities, or ``None`` when there is no such value."""
 
 
 class Probes(Callback):
@@ -103,7 +116,7 @@ class Probes(Callback):
                 if not any(fnmatchcase(name, pattern) for name in self._watched):
                     raise ValueError(f"probes.allow_dead: no trainable parameter is called {pattern!r}")
         if self.padding or self.batch_order or self.batch_size or self.initial_loss:
-            with isolate_rng(), torch.no_grad(), _as_found(pl_module.net):
+            with isolate_rng(), torch.no_grad(), _as_found(cast(nn.Module, pl_module.net)):
                 self._probe_forward(trainer, pl_module)
         if not self.gradients:
             self._show(trainer)
@@ -150,25 +163,25 @@ class Probes(Callback):
         return any(fnmatchcase(name, pattern) for pattern in self.allow_dead or [])
 
     def _probe_forward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
+        data, system = getattr(trainer, "datamodule", None), cast(Probed, pl_module)
         wanted = [name for name in ("padding", "batch_order", "batch_size", "initial_loss") if getattr(self, name)]
-        if not hasattr(data, "probe_batch"):
+        if data is None or not hasattr(data, "probe_batch"):
             for name in wanted:
                 self._add(name, None, "not run: the data has no probe_batch")
             return
         batch = data.probe_batch(min(self.n_samples, len(data.indices("train"))))
         batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
         batch = trainer.precision_plugin.convert_input(batch)
-        inputs = pl_module.net_inputs(batch)
+        inputs = system.net_inputs(batch)
         probes = {"padding": _padding, "batch_order": _batch_order, "batch_size": _batch_size}
         with torch.autocast(pl_module.device.type, enabled=False):
-            logits = _logits(pl_module.net, inputs)
+            logits = _logits(system.net, inputs)
             for name in wanted:
                 if name == "initial_loss":
-                    self._add(name, *_initial_loss(pl_module, logits, batch["y"]))
+                    self._add(name, *_initial_loss(system, logits, batch["y"]))
                     continue
                 try:
-                    self._add(name, *probes[name](pl_module.net, inputs, logits))
+                    self._add(name, *probes[name](system.net, inputs, logits))
                 except (RuntimeError, ValueError, IndexError) as error:
                     self._add(name, False, f"the network failed on the changed batch: {error}")
 
@@ -264,13 +277,13 @@ def _garbage(x: Tensor, extra: int) -> Tensor:
     return x.flatten()[pick]
 
 
-def _initial_loss(pl_module: LightningModule, logits: Tensor, y: Tensor) -> tuple[bool | None, str]:
-    expected, real = pl_module.expected_initial_loss(), y >= 0
+def _initial_loss(system: Probed, logits: Tensor, y: Tensor) -> tuple[bool | None, str]:
+    expected, real = system.expected_initial_loss(), y >= 0
     if expected is None or logits.ndim != 2 or not bool(real.any()):
         return None, "not run: no expected value, no class logits or no labels"
     logits, y = logits[real], y[real]
-    loss = pl_module.loss(logits, y).mean().item()
-    uniform = pl_module.loss(torch.zeros_like(logits), y).mean().item()
+    loss = system.loss(logits, y).mean().item()
+    uniform = system.loss(torch.zeros_like(logits), y).mean().item()
     if uniform > 0:
         loss *= expected / uniform  # takes out the class weights of these few samples
     passed = abs(loss - expected) <= INITIAL_LOSS_TOLERANCE * expected

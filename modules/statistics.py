@@ -7,7 +7,8 @@ Intervals come from resampling groups (recordings, signers, ...) and not samples
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -247,7 +248,7 @@ def _from_totals(
     n = part["n"][:, 0]
     hits, predicted, actual = part["hits"], part["predicted"], part["actual"]
     f1, seen = _share(2 * hits, predicted + actual), (predicted + actual > 0).sum(axis=1)
-    known = {
+    known: dict[str, Callable[[], np.ndarray]] = {
         "accuracy": lambda: part["right"][:, 0] / n,
         "nll": lambda: part["nll"][:, 0] / np.where(part["known"][:, 0], part["known"][:, 0], np.nan),
         "ece": lambda: np.abs(part["gap"]).sum(axis=1) / n,
@@ -256,7 +257,8 @@ def _from_totals(
         "macro_recall": lambda: _share(hits, actual).sum(axis=1) / seen,
         "weighted_f1": lambda: (f1 * actual).sum(axis=1) / n,
     }
-    known |= {name: lambda name=name: part[name][:, 0] / n for name in metrics if re.fullmatch(r"top\d+", name)}
+    for name in filter(re.compile(r"top\d+").fullmatch, metrics):
+        known[name] = partial(np.divide, part[name][:, 0], n)
     if unknown := [name for name in metrics if name not in known]:
         raise ValueError(f"unknown metrics {unknown}; known: {', '.join([*known, 'top1', 'top2', '...'])}")
     return {name: known[name]() for name in metrics}

@@ -44,7 +44,18 @@ PACKAGES = (
 )
 SCALARS = (str, int, float, bool, type(None))
 # What may differ between two seeds of one configuration: the seed, where the run is written, where the data lies.
-SEED_KEYS = {"seed_everything", "name", "run_name", "run", "default_root_dir", "save_dir", "logger", "wandb", "path"}
+SEED_KEYS = {
+    "seed_everything",
+    "name",
+    "run_name",
+    "run",
+    "default_root_dir",
+    "save_dir",
+    "logger",
+    "wandb",
+    "path",
+    "dirpath",
+}
 PATH_KEYS = ("_path", "_paths", "_dir", "_file")
 
 
@@ -93,7 +104,7 @@ def write_json(path: str | Path, value: object) -> Path:
     return write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> dict[str, object]:
+def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object, or an empty one when the file does not exist."""
     path = Path(path)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -170,12 +181,6 @@ class Predictions:
         return found
 
 
-def split_hash(table: pd.DataFrame) -> str:
-    """Hash which record is in which part, whatever the order of the rows."""
-    rows = sorted(table["id"].astype(str) + "\t" + table["part"].astype(str))
-    return hashlib.sha256("\n".join(rows).encode("utf-8")).hexdigest()[:16]
-
-
 def comparable_config(config: object) -> object:
     """Drop from a resolved config what may differ between two seeds of one configuration."""
     if isinstance(config, dict):
@@ -236,7 +241,11 @@ def _cpu_name() -> str:
 
 def by_name(trainer: "pl.Trainer", name: str) -> "pl.Callback | None":
     """Find a callback by the name of its class or a base class (importing them all would tie the report to each)."""
-    return next((c for c in trainer.callbacks if any(kind.__name__ == name for kind in type(c).__mro__)), None)
+    return next((c for c in _callbacks(trainer) if any(kind.__name__ == name for kind in type(c).__mro__)), None)
+
+
+def _callbacks(trainer: "pl.Trainer") -> "list[pl.Callback]":
+    return getattr(trainer, "callbacks", [])  # set by a connector, so unknown to a type checker
 
 
 def live_settings(trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dict[str, Any]:
@@ -274,7 +283,11 @@ def live_settings(trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dic
         "seed": int(seed) if seed and seed.isdigit() else None,
         "git_commit": git_commit(),
     }
-    return {**settings, **pl_module.describe()}
+    return {**settings, **_describe(pl_module)}
+
+
+def _describe(pl_module: Any) -> dict[str, Any]:  # noqa: ANN401  # a System, known by its attributes only
+    return pl_module.describe()
 
 
 def _optimizer_settings(trainer: "pl.Trainer") -> dict[str, Any]:
@@ -321,7 +334,6 @@ def checks(trainer: "pl.Trainer") -> dict[str, Any]:
     results, findings = getattr(probes, "results", None), getattr(split, "findings", None)
     found: dict[str, Any] = {"probes": results} if results else {}
     if findings is not None:
-        found["audit"] = [
-            f if isinstance(f, str | Mapping) else vars(f) if hasattr(f, "__dict__") else str(f) for f in findings
-        ]
+        shown = ("severity", "kind", "message", "count")  # without the lists of records: those are in audit/
+        found["audit"] = [{name: getattr(f, name) for name in shown if hasattr(f, name)} for f in findings]
     return found

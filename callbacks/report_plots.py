@@ -135,7 +135,7 @@ def _rate(axes: Axes, log: pd.DataFrame) -> None:
         right.set_ylabel("gradient norm", color=MUTED)
         right.tick_params(colors=INK, labelsize=9, length=0)
         right.spines[:].set_visible(False)
-        handles, labels, top = handles + right.get_lines(), [*labels, "gradient norm"], right  # right is drawn last
+        handles, labels, top = [*handles, *right.get_lines()], [*labels, "gradient norm"], right  # right is drawn last
     if handles:
         top.legend(handles, labels, fontsize=9, labelcolor=INK, loc="lower left", framealpha=0.85, edgecolor="none")
 
@@ -197,7 +197,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str = "Confusion 
     axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=12)
     bar = figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.025, 1)), format=PercentFormatter(1.0, decimals=0))
     bar.set_label("share of the row", color=MUTED)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # the stub says Spine is not callable
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9, colors=INK)
     return figure
 

@@ -144,15 +144,6 @@ def per_class_table(found: files.Predictions) -> pd.DataFrame:
     return pd.concat([scores, extra]).assign(support=[*support, *[support.sum()] * 3])[[*scores.columns, "support"]]
 
 
-def prediction_table(found: files.Predictions) -> pd.DataFrame:
-    """id, prediction, probability, truth where it is known, then one column ``p(NAME)`` per class."""
-    names, best = found.class_names, found.prob.argmax(axis=1)
-    frame = pd.DataFrame({"id": found.id, "prediction": names[best], "probability": found.prob.max(axis=1)})
-    if (found.y >= 0).any():
-        frame["truth"] = np.where(found.y >= 0, names[np.maximum(found.y, 0)], "")
-    return pd.concat([frame, pd.DataFrame(found.prob, columns=[f"p({name})" for name in names])], axis=1)
-
-
 def write_stage(
     root: Path,
     stage: str,
@@ -177,9 +168,8 @@ def write_stage(
     classes = table.iloc[: len(names)].rename_axis("class").reset_index()
     files.write_figure(folder / "per_class.png", plots.per_class(classes, f"Classes on {where}"))
     bins = statistics.reliability(found.prob, found.y)
-    picture = plots.calibration(
-        *(bins[c].to_numpy() for c in ("confidence", "accuracy", "count")), values["ece"], f"Calibration on {where}"
-    )
+    confidence, accuracy, count = (bins[name].to_numpy() for name in ("confidence", "accuracy", "count"))
+    picture = plots.calibration(confidence, accuracy, count, values["ece"], f"Calibration on {where}")
     files.write_figure(folder / "calibration.png", picture)
     if len(log):
         title = f"{run.get('system', '')} · {root.name}"
@@ -215,6 +205,18 @@ def _entries(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     ]
 
 
+def _verdicts(metrics: Mapping[str, Any]) -> list[str]:
+    """Say in words which baselines the model is above, by the paired interval of the accuracy."""
+    lines = []
+    for name, entry in metrics["baselines"].items():
+        difference = entry.get("difference", {}).get("accuracy") or []
+        if len(difference) == 3 and name != "chance":
+            low, high = difference[1:]
+            word = "above" if low > 0 else "**below**" if high < 0 else "**not distinguishable from**"
+            lines.append(f"- This model is {word} {name} in accuracy.")
+    return lines
+
+
 def _results(metrics: Mapping[str, Any], stage: str) -> str:
     columns = [m for m in metrics["values"] if m in ("accuracy", "macro_f1", "nll") or m.startswith("top")]
     rows = []
@@ -231,11 +233,12 @@ def _results(metrics: Mapping[str, Any], stage: str) -> str:
     ]
     if metrics["bootstrap"]:
         lines.append(
-            f"In brackets: {metrics['level']:.0%} intervals from {metrics['bootstrap']} resamples of {metrics['n_groups']} "
-            f"groups ({metrics['n']} samples); differences are paired, on the same samples."
+            f"In brackets: {metrics['level']:.0%} intervals from {metrics['bootstrap']} resamples of "
+            f"{metrics['n_groups']} groups ({metrics['n']} samples); differences are paired, on the same samples."
         )
     else:
         lines.append("No intervals: `report.bootstrap` is 0.")
+    lines += ["", *_verdicts(metrics)]
     lines += [f"- {name}: {entry['not_run']}" for name, entry in metrics["baselines"].items() if "not_run" in entry]
     others = {m: v for m, v in metrics["values"].items() if m not in columns}
     lines += [
@@ -244,8 +247,8 @@ def _results(metrics: Mapping[str, Any], stage: str) -> str:
         + ", ".join(f"{plots.metric_label(m)} {number(v)}" for m, v in others.items())
         + f". Files: `{stage}/`.",
     ]
-    if metrics["n"] < metrics["expected"]:
-        lines.append(f"\n**Only {metrics['n']} of the {metrics['expected']} samples of this part were evaluated.**")
+    if metrics["evaluated"] < metrics["expected"]:
+        lines.append(f"\n**Only {metrics['evaluated']} of this part's {metrics['expected']} samples were evaluated.**")
     gap = metrics.get("generalisation_gap")
     if gap:
         first, second = (name.removesuffix("_accuracy") for name in list(gap)[:2])
@@ -301,10 +304,18 @@ def _classes(root: Path, stage: str, metrics: Mapping[str, Any]) -> str:
     )
 
 
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_words(item) for item in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _what(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     data, split = run.get("data") or {}, run.get("split") or {}
     parts = ", ".join(f"{count} {part}" for part, count in split.items())
-    facts = ", ".join(f"{key}: {value}" for key, value in data.items())
+    facts = ", ".join(f"{key.replace('_', ' ')}: {_words(value)}" for key, value in data.items())
     frozen = run["total_params"] - run["trainable_params"]
     lines = [
         f"{run.get('architecture', run['system'])} with {run['total_params']:,} parameters"

@@ -4,6 +4,7 @@ import html
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from callbacks import report_files as files
 from callbacks import report_text as text
+from datamodules.errors import DataError
+from datamodules.splits import split_hash
 from modules import statistics
 
 PART = {"validate": "val", "test": "test"}
@@ -121,8 +124,8 @@ class RunReport(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Remember the learning rate of the step, before the schedule moves it."""
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
@@ -151,10 +154,10 @@ class RunReport(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave a ``run.json`` that says why a fit broke off."""
         if trainer.is_global_zero and self.rows and trainer.state.fn == TrainerFn.FITTING:
-            facts = {**files.live_settings(trainer, pl_module), **self._course(trainer)}
-            self._write_run(
-                trainer, pl_module, {**facts, "stop_reason": f"broken off: {type(exception).__name__}: {exception}"}
-            )
+            with suppress(Exception):  # what broke the fit off must stay the error that is seen
+                facts = {**files.live_settings(trainer, pl_module), **self._course(trainer)}
+                facts["stop_reason"] = f"broken off: {type(exception).__name__}: {exception}"
+                self._write_run(trainer, pl_module, facts)
 
     def _course(self, trainer: pl.Trainer) -> dict[str, Any]:
         checkpoint, stopping = files.by_name(trainer, "Checkpoint"), files.by_name(trainer, "EarlyStopping")
@@ -194,7 +197,7 @@ class RunReport(pl.Callback):
             "trainable_params": sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
             **facts,
             "config_hash": files.config_hash(folder),
-            "split_hash": None if table is None else files.split_hash(table),
+            "split_hash": None if table is None else split_hash(table),
             "split": None if table is None else table["part"].value_counts().to_dict(),
             "data": describe() if describe else None,
         }
@@ -222,10 +225,6 @@ class RunReport(pl.Callback):
         """Refuse untrained weights."""
         self._check(trainer)
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse untrained weights."""
-        self._check(trainer)
-
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -240,18 +239,6 @@ class RunReport(pl.Callback):
             self._collect(outputs)
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the outputs where they are."""
-        self._collect(outputs)
-
-    def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
@@ -284,7 +271,7 @@ class RunReport(pl.Callback):
             found.save(folder / f"predictions_{part}.npz")
         real = found.labelled()
         if not len(real.y):
-            raise files.DataError(f"the {part} part has no labelled sample; use `predict` for data without labels")
+            raise DataError(f"the {part} part has no labelled sample; use `predict` for data without labels")
         names = [str(name) for name in real.class_names]
         self._values = {
             n: float(v) for n, v in statistics.classification_metrics(real.prob, real.y, names, self.top_k).items()
@@ -309,7 +296,7 @@ class RunReport(pl.Callback):
             torch.distributed.all_gather_object(everyone, mine)
         parts = [arrays for rank in everyone for arrays in rank]
         if not parts:
-            raise files.DataError("nothing to report: no batch was evaluated")
+            raise DataError("nothing to report: no batch was evaluated")
         ids, prob, y = (np.concatenate(column) for column in zip(*parts, strict=True))
         kept, first = np.unique(ids, return_index=True)  # sorted by record, each once
         first = first[kept >= 0]
@@ -342,20 +329,13 @@ class RunReport(pl.Callback):
         """Write the files of ``test``."""
         self._write_stage(trainer, pl_module, "test")
 
-    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write ``predict/predictions.csv``: id, prediction, its probability, then one column per class."""
-        found = self._gather(trainer, pl_module)
-        if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / (self.stage_folder or "predict") / "predictions.csv"
-            print(f"written: {_shown(files.write_csv(path, text.prediction_table(found)))}")
-
     def _write_stage(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> None:
         if not trainer.is_global_zero or self._predictions is None:
             return
         root, stage, real = Path(trainer.default_root_dir), self._stage(trainer), self._predictions.labelled()
         baselines, notes = self._baselines(trainer, part)
         metrics = text.evaluate(real, self._values, baselines, notes, self.bootstrap, self.top_k)
-        metrics |= {"part": part, "expected": len(_data(trainer).indices(part))}
+        metrics |= {"part": part, "evaluated": len(self._predictions.id), "expected": len(_data(trainer).indices(part))}
         run = files.read_json(root / "run.json")
         log = (
             log_frame(self.rows)
@@ -397,7 +377,7 @@ class RunReport(pl.Callback):
         assert found is not None
         counts = np.asarray(data.class_counts("train"), dtype=float)
         result = {"majority": np.tile((counts / counts.sum()).astype(np.float32), (int((found.y >= 0).sum()), 1))}
-        notes: dict[str, str] = dict(getattr(data, "baseline_notes", {}))
+        notes: dict[str, str] = {}
         if not self.baselines:
             return result, {"strong baseline": "not run (report.baselines is off)"}
         try:
@@ -405,10 +385,11 @@ class RunReport(pl.Callback):
         except Exception as error:  # a simple model must not cost the report of a long run; the report says so
             return result, {**notes, "strong baseline": f"not run ({type(error).__name__}: {error})"}
         if not simple:
-            notes.setdefault("strong baseline", "not run (this data has none)")
+            notes["strong baseline"] = "not run (this data has none)"
+        notes |= {name: "not run (install the extra `baselines`)" for name, prob in simple.items() if prob is None}
         place = {name: row for row, name in enumerate(data.records["id"].to_numpy(str)[data.indices(part)])}
         order = [place[name] for name in found.labelled().id]
-        return result | {name: np.asarray(prob)[order] for name, prob in simple.items()}, notes
+        return result | {name: np.asarray(prob)[order] for name, prob in simple.items() if prob is not None}, notes
 
     def _send(self, trainer: pl.Trainer, root: Path, stage: str) -> None:
         for logger in trainer.loggers:
@@ -442,7 +423,9 @@ def log_frame(rows: list[dict[str, float]]) -> pd.DataFrame:
     """Order the columns of the training log: the course first, then training, then validation."""
     frame = pd.DataFrame(rows)
     first = ["epoch", "step", "lr", "seconds"]
-    rest = sorted((name for name in frame if name not in first), key=lambda name: (not name.startswith("train/"), name))
+    rest = sorted(
+        (name for name in frame if name not in first), key=lambda name: (not str(name).startswith("train/"), name)
+    )
     return frame.reindex(columns=first + rest)
 
 

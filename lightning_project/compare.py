@@ -71,8 +71,8 @@ class Run:
         if hashes[0] != hashes[1] or not same:
             only = len(set(a.id) ^ set(b.id))
             raise DataError(
-                f"{self.folder} and {first.folder} were split differently (split hash {hashes[0]} and {hashes[1]}, {only} test ids "
-                "in only one of them); give both runs one split.csv"
+                f"{self.folder} and {first.folder} were split differently (split hash {hashes[0]} and "
+                f"{hashes[1]}, {only} test ids in only one of them); give both runs one split.csv"
             )
 
 
@@ -80,7 +80,7 @@ def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1"
     """Compare two or more run folders of one system on the same test samples.
 
     Args:
-        runs: Run folders; a folder with ``seed-S/`` inside stands for its seeds. The first is what the others are compared with.
+        runs: Run folders; one with ``seed-S/`` inside stands for its seeds. The others are compared with the first.
         out: Folder for ``comparison.csv``, ``comparison.md`` and ``comparison.png``.
         metric: Metric of the chart: accuracy, macro_f1, top3, nll or ece.
         bootstrap: Resamples for the intervals, by group.
@@ -208,10 +208,10 @@ def _markdown(table: pd.DataFrame, rows: dict[str, list[Run]], metric: str, boot
     text = [
         f"# Comparison: {first.facts.get('system')}",
         "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in [header, ["---"] * len(header), *body]),
-        f"The same {len(first.found.y)} test samples in {len(np.unique(first.found.group))} groups (split `{first.facts.get('split_hash')}`). "
-        f"In brackets: {LEVEL:.0%} intervals from {bootstrap} resamples of the groups, of the mean over seeds; differences are paired. "
-        "± is the standard deviation over seeds. ** marks a difference whose interval leaves out zero; intervals cover the choice of "
-        "samples, not the choice of seed.",
+        f"The same {len(first.found.y)} test samples in {len(np.unique(first.found.group))} groups "
+        f"(split `{first.facts.get('split_hash')}`). In brackets: {LEVEL:.0%} intervals from {bootstrap} resamples of "
+        "the groups, of the mean over seeds; differences are paired. ± is the standard deviation over seeds. ** marks a "
+        "difference whose interval leaves out zero; intervals cover the choice of samples, not the choice of seed.",
         "![comparison](comparison.png)",
         "## What differs in the settings",
         _differences(rows),

@@ -54,7 +54,7 @@ def make_loggers(
     environment = os.environ.get("WANDB_MODE", "").lower()
     mode = {"dryrun": "offline", "offline": "offline", "disabled": "disabled"}.get(environment, wandb)
     hint = f"the run is recorded offline; send it later with: wandb sync {run_dir}/wandb/offline-run-*"
-    if mode == "online" and rank_zero_only.rank == 0:
+    if mode == "online" and _rank() == 0:
         reason = why_offline()
         if reason:
             warnings.warn(f"W&B: {reason}; {hint}", stacklevel=2)
@@ -184,6 +184,10 @@ def why_offline() -> str | None:
     return None if answered.is_set() else f"no answer from {base} within {ANSWER_WITHIN:.0f} s"
 
 
+def _rank() -> int:
+    return getattr(rank_zero_only, "rank", 0)  # set by Lightning on the function itself
+
+
 def _has_key(base: str) -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -198,7 +202,7 @@ def _run_id(run_dir: Path) -> str | None:
     path = run_dir / "wandb_id.txt"
     if path.is_file():
         return path.read_text(encoding="utf-8").strip() or None
-    if rank_zero_only.rank != 0:
+    if _rank() != 0:
         return None
     name = secrets.token_hex(4)
     path.write_text(name + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.update(
     {
         "DO_NOT_TRACK": "1",
+        "JSONARGPARSE_DEPRECATION_WARNINGS": "off",  # lightning 2.6 calls what jsonargparse 5 will drop
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

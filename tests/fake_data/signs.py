@@ -46,3 +46,45 @@ def write_signs(path: Path, arrays: Arrays | None = None, **changes: np.ndarray 
             content[key] = value
     np.savez_compressed(path, **content)  # type: ignore[arg-type]
     return path
+
+
+def hand_file(path: Path) -> Path:
+    """Write a file of the form of shrec17.npz: 66 values a frame, subjects as groups, an official split."""
+    rng = np.random.default_rng(0)
+    rows, frames = 48, 24
+    y = np.arange(rows) % 4
+    groups = np.arange(rows) // 8
+    x = rng.normal(0, 0.05, (rows, frames, 66)) + y[:, None, None] * np.linspace(0, 0.1, frames)[:, None]
+    mask = np.arange(frames) < rng.integers(8, frames + 1, rows)[:, None]
+    np.savez(
+        path,
+        X=(x * mask[..., None]).astype(np.float32),
+        mask=mask,
+        y=y,
+        y14=y // 2,
+        groups=groups,
+        split=np.where(groups >= 4, "test", "train"),
+        class_names=np.array(["Grab 1", "Grab 2", "Tap 1", "Tap 2"]),
+    )
+    return path
+
+
+def word_file(path: Path) -> Path:
+    """Write a file of the form of boston104.npz: 6 values a frame in pixels, sentences and signers, an official split."""
+    rng = np.random.default_rng(1)
+    rows, frames = 48, 12
+    y = np.arange(rows) % 4
+    video = np.arange(rows) // 4
+    x = 150 + rng.normal(0, 3, (rows, frames, 6)) + y[:, None, None] * np.linspace(0, 20, frames)[:, None]
+    mask = np.arange(frames) < rng.integers(3, frames + 1, rows)[:, None]
+    np.savez(
+        path,
+        X=(x * mask[..., None]).astype(np.float32),
+        mask=mask,
+        y=y,
+        groups=rows % 3 + np.zeros(rows, int),
+        video=video,
+        split=np.where(video >= 8, "test", "train"),
+        class_names=np.array(["JOHN", "IX", "GIVE", "BOOK"]),
+    )
+    return path

@@ -348,7 +348,7 @@ def _found(run: Mapping[str, Any]) -> str:
         else "Probes: not run in this folder."
     )
     audit = run.get("audit")
-    said = [item if isinstance(item, str) else ", ".join(f"{k}: {v}" for k, v in item.items()) for item in audit or []]
+    said = [f"{f.get('severity', '')} {f.get('kind', '')}: {f.get('message', '')}".strip() for f in audit or []]
     lines += [
         "",
         *(

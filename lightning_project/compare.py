@@ -203,15 +203,15 @@ def _markdown(table: pd.DataFrame, rows: dict[str, list[Run]], metric: str, boot
             cells = [f"{cell} ± {line[f'{m}_std']:.3f}" for cell, m in zip(cells, shown, strict=True)]
         low, high = line[f"{metric}_difference_low"], line[f"{metric}_difference_high"]
         difference = f"{line[f'{metric}_difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-        verdict = "" if low <= 0 <= high else " **"
-        body.append([line["run"], line["seeds"], *cells, "" if np.isnan(low) else difference + verdict.strip()])
+        verdict = "" if low <= 0 <= high else " *clear*"
+        body.append([line["run"], line["seeds"], *cells, "" if np.isnan(low) else difference + verdict])
     text = [
         f"# Comparison: {first.facts.get('system')}",
         "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in [header, ["---"] * len(header), *body]),
         f"The same {len(first.found.y)} test samples in {len(np.unique(first.found.group))} groups "
-        f"(split `{first.facts.get('split_hash')}`). In brackets: {LEVEL:.0%} intervals from {bootstrap} resamples of "
-        "the groups, of the mean over seeds; differences are paired. ± is the standard deviation over seeds. ** marks a "
-        "difference whose interval leaves out zero; intervals cover the choice of samples, not the choice of seed.",
+        f"(split `{first.facts.get('split_hash')}`). In brackets: {LEVEL:.0%} intervals from {bootstrap} resamples "
+        "of the groups, of the mean over seeds; differences are paired. ± is the standard deviation over seeds. "
+        "*clear*: the interval leaves out zero. Intervals cover the choice of samples, not the choice of seed.",
         "![comparison](comparison.png)",
         "## What differs in the settings",
         _differences(rows),

@@ -239,6 +239,40 @@ class JointNoise:
 
 # ---- features
 
+
+class RelativeTo:
+    """Positions relative to one point of the frame, which is left out: the place of the person falls away.
+
+    Args:
+        point: Index of the point that becomes the origin.
+        dims: Coordinates of a point, 2 or 3.
+        scale: Length that becomes one, in units of the data.
+    """
+
+    def __init__(self, point: int, dims: int = 3, scale: float = 1.0) -> None:
+        if dims not in (2, 3) or point < 0 or not scale > 0:
+            raise ValueError(f"need dims 2 or 3, point >= 0 and scale > 0, got {dims}, {point} and {scale}")
+        self.point, self.dims, self.scale = point, dims, scale
+
+    def output_dim(self, input_dim: int) -> int:
+        """Features of a frame after the transform.
+
+        Raises:
+            ValueError: a frame has no such point.
+        """
+        if input_dim % self.dims or input_dim // self.dims <= self.point:
+            raise ValueError(f"frames of {input_dim} values have no point {self.point} of {self.dims} coordinates")
+        return input_dim - self.dims
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Map (T, F) to (T, F - dims); draws nothing."""
+        array = frames(x)
+        self.output_dim(array.shape[1])
+        points = array.reshape(len(array), -1, self.dims)
+        others = np.delete(points, self.point, axis=1) - points[:, self.point : self.point + 1]
+        return flat(others / np.float32(self.scale))
+
+
 HAND_JOINTS = 22  # wrist, palm, then base, first, second, tip of thumb, index, middle, ring, little finger
 WRIST, PALM, INDEX_BASE, MIDDLE_BASE, LITTLE_BASE = 0, 1, 6, 10, 18
 PAIRS = np.flatnonzero(np.triu(np.ones((HAND_JOINTS, HAND_JOINTS)), 1))

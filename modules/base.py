@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class System(LightningModule):
     def _settle(self, name: str, found: int) -> None:
         given = self.hparams[name]
         if given is None:
-            if any("Averaging" in type(callback).__name__ for callback in self.trainer.callbacks):
+            if any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks):
                 raise ClassMapError(f"weight averaging copies the network early: set model.{name} to {found}")
             self.hparams[name] = found
         elif not self.size_fits(name, given, found):

@@ -12,6 +12,7 @@ from datamodules.sequences import (
     HandFeatures,
     Jitter,
     JointNoise,
+    RelativeTo,
     Resample,
     Rotate3D,
     Scale,
@@ -197,3 +198,16 @@ def test_distances_and_motion_values(hand: Tensor) -> None:
     moved = HandFeatures(("motion",), lags=(2,))(hand, rng()).view(30, 22, 3)
     assert size > 0 and (moved[:2] == 0).all()
     torch.testing.assert_close(moved[2:], points[2:] - points[:-2], atol=1e-5, rtol=1e-4)
+
+
+def test_relative_to_takes_the_place_of_the_person_away():
+    x = torch.randn(5, 6)
+    moved = x + torch.tensor([30.0, -7.0]).repeat(3)
+    transform = RelativeTo(point=2, dims=2, scale=10.0)
+    rng = np.random.default_rng(0)
+    torch.testing.assert_close(transform(x, rng), transform(moved, rng), atol=1e-5, rtol=0)
+    expected = (x.view(5, 3, 2)[:, :2] - x.view(5, 3, 2)[:, 2:]) / 10
+    torch.testing.assert_close(transform(x, rng).view(5, 2, 2), expected)
+    assert transform.output_dim(6) == 4
+    with pytest.raises(ValueError, match="no point 2"):
+        transform(torch.randn(5, 4), rng)

@@ -1,0 +1,1 @@
+"""Data sources: records, labels, groups, batches."""

@@ -1,0 +1,1 @@
+"""Systems: networks with their training logic, and what they share."""

@@ -1,10 +1,12 @@
 """Entry point: answers `--help` and `--version` at once, and turns errors into one line and an exit code."""
 
+import difflib
 import os
 import sys
 
 from lightning_project import __version__
 
+_VERBS = ("fit", "validate", "test", "predict", "audit", "compare")
 _HELP = """\
 usage: python -m lightning_project VERB [--config FILE ...] [--KEY VALUE ...]
 
@@ -45,12 +47,18 @@ def run(words: list[str] | None = None) -> None:
         print(f"lightning_project {__version__}")
         sys.exit(0)
 
+    if arguments[0] not in _VERBS:
+        near = difflib.get_close_matches(arguments[0], _VERBS, 1, 0.5)
+        print(f"error: {arguments[0]!r} is no verb; the verbs are {', '.join(_VERBS)}", file=sys.stderr)
+        print(f"did you mean: {near[0]}?" if near else "all verbs: python -m lightning_project --help", file=sys.stderr)
+        sys.exit(2)
+
     from lightning_project.cli import main
     from lightning_project.exits import exit_code
 
     try:
         main(words)
-    except Exception as error:
+    except BaseException as error:
         code, line = exit_code(error)
         if line is None or os.environ.get("LIGHTNING_PROJECT_DEBUG"):
             raise

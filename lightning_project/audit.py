@@ -7,6 +7,7 @@ from callbacks.report_files import write_json, write_text
 from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
 from datamodules.errors import DataError
+from lightning_project.run_folder import KeepRun
 from modules import statistics
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def audit(self: "Trainer", model: "System", datamodule: SplitDataModule, part: s
     self.datamodule = datamodule  # type: ignore[attr-defined]
     datamodule.setup("fit")
     split.setup(self, model, "fit")
+    next(callback for callback in self.callbacks if isinstance(callback, KeepRun)).keep()  # type: ignore[attr-defined]
     folder = Path(self.default_root_dir) / "audit"
-    folder.mkdir(parents=True, exist_ok=True)
     assert split.report is not None and datamodule.y is not None
     y = datamodule.y[datamodule.indices(part)]
     text = split.report.to_markdown() + f"\n## Baselines on {part} ({len(y)} samples)\n\n"

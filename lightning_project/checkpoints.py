@@ -3,7 +3,7 @@
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoint import read_checkpoint
 from datamodules.errors import DataError
@@ -25,16 +25,24 @@ def prefer_config(model: Namespace, path: str) -> None:
     for key, value in saved.items():
         if key.startswith("_") or key not in model.init_args:
             continue
-        given = _plain(model.init_args[key])
-        if given is None and value is not None and not isinstance(value, dict):
+        given, had = _flat(key, model.init_args[key]), _flat(key, value)
+        if model.init_args[key] is None and value is not None and not isinstance(value, dict):
             model.init_args[key] = value
-        elif given != _plain(value):
-            rank_zero_info(f"model.{key}: the config's {given} is used; the checkpoint had {_plain(value)}")
+            continue
+        for name in sorted(given.keys() | had.keys()):
+            if given.get(name) != had.get(name):
+                _say(f"model.{name}: the config's {given.get(name)} is used; the checkpoint had {had.get(name)}")
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever a config may hold
+def _flat(name: str, value: Any) -> dict[str, Any]:  # noqa: ANN401  # whatever a config may hold
+    """Return the settings under a key, by their dotted names; a tuple of the config is a list in a checkpoint."""
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
-    return value
+        return {path: leaf for key, inner in value.items() for path, leaf in _flat(f"{name}.{key}", inner).items()}
+    return {name: list(value) if isinstance(value, tuple) else value}
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)

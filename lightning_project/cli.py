@@ -1,12 +1,9 @@
 """The launcher: Lightning's command line over a run folder, with this project's callbacks and verbs."""
 
-import importlib
-import pkgutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,7 +17,6 @@ from callbacks.early_stopping import EarlyStopping
 from callbacks.epoch_lines import EpochLines
 from callbacks.gradient_clipping import GradientClipping
 from callbacks.probes import Probes
-from callbacks.report_files import write_text
 from callbacks.run_report import RunReport
 from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
@@ -28,9 +24,10 @@ from lightning_project import quiet
 from lightning_project.audit import audit
 from lightning_project.checkpoints import prefer_config
 from lightning_project.loggers import close_loggers, make_loggers
-from lightning_project.parser import Parser
+from lightning_project.parser import Parser, import_all
 from lightning_project.predictions import write_predictions_of
-from lightning_project.run_folder import RunFolder, announce, find_run, forget
+from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, with_config_of_run
+from lightning_project.signals import SaveOnSignal
 from modules.base import System
 
 # Order of the hooks: a split comes before anything that needs it, the report after everything it tells.
@@ -42,7 +39,7 @@ SHARED: dict[str, type] = {
     "checkpoint": Checkpoint,
     "report": RunReport,
 }
-_NOT_SAVED = ("ckpt_path", "weights_only", "name", "runs", "wandb", "verbose", "return_predictions")
+_NOT_SAVED = ("ckpt_path", "name", "runs", "wandb")
 
 
 class ProjectTrainer(Trainer):
@@ -56,6 +53,7 @@ class ProjectCLI(LightningCLI):
 
     run: RunFolder
     word: str
+    keeper: KeepRun
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's options and the shared callbacks, in their one order."""
@@ -70,7 +68,14 @@ class ProjectCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return the verbs that take a config, with the arguments that the launcher fills in."""
-        return {**LightningCLI.subcommands(), "audit": {"model", "datamodule"}}
+        filled = {"model", "dataloaders", "datamodule", "verbose", "weights_only"}
+        return {
+            "fit": filled | {"train_dataloaders", "val_dataloaders"},
+            "validate": filled,
+            "test": filled,
+            "predict": filled | {"return_predictions"},
+            "audit": filled,
+        }
 
     # Private, because Lightning lets a checkpoint beat the config in silence and offers no hook in its place; goes when
     # tests/test_launcher.py::test_lightning_still_lets_the_checkpoint_win fails.
@@ -86,20 +91,17 @@ class ProjectCLI(LightningCLI):
             prefer_config(config.model, self.run.checkpoint)
 
     def before_instantiate_classes(self) -> None:
-        """Make the run folder and save the resolved config."""
-        config = self.config[self.subcommand]
-        announce(self.run, self.word, config.runs, self.subcommand)
-        if rank_zero_only.rank == 0 and self.subcommand != "predict":
-            folder = self.run.path if self.subcommand == "fit" else self.run.path / self.subcommand
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "config.yaml", yaml.safe_dump(self.saved_config(), sort_keys=False, allow_unicode=True))
+        """Make the run folder."""
+        base = Path(self._get(self.config, "runs")) / self.word
+        fresh = announce(self.run, base)
+        self.keeper = KeepRun(self.run, base, str(self.subcommand), self.saved_config(), fresh)
 
     def saved_config(self) -> dict[str, Any]:
         """Return the resolved config without what belongs to one call only."""
         self._dump_config()
         return {key: value for key, value in self.config_dump.items() if key not in _NOT_SAVED}
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Build the Trainer over the run folder, with its loggers and a progress display that suits the output."""
         trainer = self._get(self.config_init, "trainer")
         verb, bar = str(self.subcommand), trainer["enable_progress_bar"] is not False and sys.stderr.isatty()
@@ -109,14 +111,14 @@ class ProjectCLI(LightningCLI):
             self._get(self.config, "wandb"),
             f"lightning-project-{self.word}",
             self.run.path.name,
-            self.saved_config(),
+            self.keeper.config,
         )
         own = trainer["logger"]
         loggers += [own] if isinstance(own, Logger) else [] if own is None or isinstance(own, bool) else list(own)
         sharded = "fsdp" in str(trainer["strategy"]).lower()  # writes its shards itself
         shown = TQDMProgressBar(refresh_rate=50) if bar else EpochLines()
         trainer["callbacks"] = [*(trainer["callbacks"] or []), shown]
-        return super().instantiate_trainer(
+        built = super().instantiate_trainer(
             default_root_dir=str(self.run.path),
             logger=loggers if verb != "audit" else False,
             enable_progress_bar=bar,
@@ -124,6 +126,8 @@ class ProjectCLI(LightningCLI):
             plugins=[*(trainer["plugins"] or []), *([] if sharded else [AtomicCheckpointIO()])],
             **kwargs,
         )
+        built.callbacks += [self.keeper, SaveOnSignal()]  # type: ignore[attr-defined]  # after all that can refuse
+        return built
 
     def before_fit(self) -> None:
         """Say where the run goes."""
@@ -139,7 +143,15 @@ class ProjectCLI(LightningCLI):
         self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
         self._say(f"report: {self.run.path / 'REPORT.md'}")
 
-    def predict(self, **kwargs: Any) -> None:
+    def validate(self, **kwargs: object) -> None:
+        """Judge on the validation part; the report prints the numbers."""
+        self.trainer.validate(verbose=False, **kwargs)
+
+    def test(self, **kwargs: object) -> None:
+        """Judge on the test part; the report prints the numbers."""
+        self.trainer.test(verbose=False, **kwargs)
+
+    def predict(self, **kwargs: object) -> None:
         """Predict and write `predict/predictions.csv`."""
         write_predictions_of(self.trainer, self.run.path, **kwargs)
 
@@ -162,16 +174,14 @@ def main(args: list[str] | None = None) -> None:
 
         auto_cli(compare, args=words[1:], as_positional=True)
         return
-    words = _with_config_of_run(words)
+    words = with_config_of_run(words)
     if args is None:
         sys.argv[1:] = words  # read again by the processes that Lightning starts; words given twice are warned about
-    for package in (modules, datamodules):  # short class names work for classes that were imported
-        for found in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{found.name}")
+    import_all(modules, datamodules)
     quiet.be_quiet()
-    cli: ProjectCLI | None = None
+    cli = ProjectCLI.__new__(ProjectCLI)  # known before its constructor runs the command, which may fail
     try:
-        cli = ProjectCLI(
+        cli.__init__(  # type: ignore[misc]
             System,
             SplitDataModule,
             trainer_class=ProjectTrainer,
@@ -186,17 +196,7 @@ def main(args: list[str] | None = None) -> None:
         )
     finally:
         forget()
-        if cli is not None:
+        if hasattr(cli, "keeper"):
+            cli.keeper.withdraw()
+        if hasattr(cli, "trainer"):
             close_loggers(cli.trainer.loggers)
-
-
-def _with_config_of_run(words: list[str]) -> list[str]:
-    """Add the config of a run folder that is named as checkpoint, where no config is given."""
-    if words[:1] == ["fit"] or any(word in ("-c", "--config") or word.startswith("--config=") for word in words):
-        return words
-    joined = [word.split("=", 1) for word in words if word.startswith("--ckpt_path=")]
-    given = joined[0][1] if joined else words[words.index("--ckpt_path") + 1] if "--ckpt_path" in words[:-1] else None
-    for folder in (Path(given), Path(given).parent.parent) if given else ():
-        if (folder / "config.yaml").is_file():
-            return [words[0], "--config", str(folder / "config.yaml"), *words[1:]]
-    return words

@@ -1,5 +1,7 @@
 """Exit codes: 0 done, 1 fault, 2 usage, 3 data refused, 4 non-finite, 130/143 signals."""
 
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
 from callbacks.checkpoint import UntrustedCheckpointError
 from callbacks.gradient_clipping import NonFiniteError
 from callbacks.probes import ProbeError
@@ -23,6 +25,12 @@ def exit_code(error: BaseException) -> tuple[int, str | None]:
         (NonFiniteError, NON_FINITE),
         (ProbeError, FAULT),
     ]
+    if isinstance(error, SIGTERMException):  # Lightning alone would exit with 0
+        return TERMINATED, "terminated"
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, SystemExit):
+        return FAULT, None
     link: BaseException | None = error
     while link is not None:  # an error inside a constructor arrives wrapped by the parser
         for kind, code in known:

@@ -1,10 +1,13 @@
 """A parser without abbreviations that answers a mistake with one line and a guess at what was meant."""
 
 import difflib
+import importlib
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
 from inspect import signature
+from types import ModuleType
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,13 +17,16 @@ from modules.base import System
 
 _WORDS = (
     r"[Uu]nrecognized arguments?: --([\w.+-]+)",
+    r"not accept option '([\w.]+)'",
     r"[Oo]ption '([\w.]+)' is not accepted",
     r"[Kk]ey[s]? \"?'?([\w.]+)\"?'? is not expected",
-    r"[Kk]ey '([\w.]+)' is not expected",
     r"No action for key \"([\w.]+)\"",
-    r"argument (?:[\w_]+): invalid choice: '?([\w.]+)",
-    r"[Uu]nknown (?:sub)?command '?([\w.]+)",
+    r"class_path '([\w.]+)'",
+    r"dot import path string: ([\w.]+)",
 )
+
+
+VERBS = ("fit", "validate", "test", "predict", "audit")
 
 
 class Parser(LightningArgumentParser):
@@ -32,22 +38,36 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the heart of a message and the nearest known words; exit with 2."""
-        parser = getattr(ex, "subcommand_parser", None) or self
         wrong = next((found.group(1) for pattern in _WORDS if (found := re.search(pattern, message))), None)
+        parser = self._of_verb(message, ex)
+        verb = next((word for word in parser.prog.split() if word in VERBS), "fit")
         sys.stderr.write(f"error: {_heart(message, wrong)}\n")
-        if wrong:
-            tail = wrong.rsplit(".", 1)[-1]
-            known = sorted(set(_known(parser)))
-            near = difflib.get_close_matches(wrong, known, 3, 0.75)
-            near += [word for word in difflib.get_close_matches(tail, known, 3, 0.75) if word not in near]
-            if near:
-                sys.stderr.write(f"did you mean: {', '.join(near[:3])}?\n")
-        verb = parser.prog.replace(" [options]", "").split(" ")[-1]
-        sys.stderr.write(f"all options: python -m lightning_project {verb if verb in _VERBS else 'fit'} --help\n")
+        if wrong and (near := _nearest(wrong, sorted(set(_known(parser, message))))):
+            sys.stderr.write(f"did you mean: {', '.join(near)}?\n")
+        if "required: " in message and ".model" in message:
+            sys.stderr.write("name a config: --config configs/signs.yaml\n")
+        else:
+            sys.stderr.write(f"all options: python -m lightning_project {verb} --help\n")
         self.exit(2)
 
+    def _of_verb(self, message: str, ex: Exception | None) -> LightningArgumentParser:
+        """Return the parser of the verb that an error is about; all verbs share most options."""
+        verbs = self._subcommands_action._name_parser_map if self._subcommands_action else {}
+        named = re.search(r"[Ss]ubcommand '(\w+)'", message)
+        return getattr(ex, "subcommand_parser", None) or verbs.get(named.group(1) if named else "fit", self)
 
-_VERBS = ("fit", "validate", "test", "predict", "audit", "compare")
+
+def import_all(*packages: ModuleType) -> None:
+    """Import the modules of packages, so that short class names work and mistyped ones can be guessed."""
+    for package in packages:
+        for found in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{found.name}")
+
+
+def _nearest(wrong: str, known: list[str]) -> list[str]:
+    near = difflib.get_close_matches(wrong, known, 3, 0.75)
+    near += difflib.get_close_matches(wrong.rsplit(".", 1)[-1], known, 3, 0.75)
+    return list(dict.fromkeys(near))[:3]
 
 
 def _heart(message: str, wrong: str | None) -> str:
@@ -58,14 +78,20 @@ def _heart(message: str, wrong: str | None) -> str:
     return " ".join(lines)[:600]
 
 
-def _known(parser: LightningArgumentParser) -> Iterator[str]:
-    yield from _VERBS
+def _known(parser: LightningArgumentParser, message: str) -> Iterator[str]:
     for action in parser._actions:
         for option in action.option_strings:
             yield option.lstrip("-")
             yield option.rsplit(".", 1)[-1].lstrip("-")
     for base in (System, SplitDataModule):
         for found in _subclasses(base):
+            yield f"{found.__module__}.{found.__qualname__}"
+            yield found.__qualname__
+            yield from signature(found.__init__).parameters
+    for path in re.findall(r"'([\w.]+\.[A-Z]\w+)'", message):  # a class named in the config, such as an optimizer
+        owner, _, name = path.rpartition(".")
+        found = getattr(sys.modules.get(owner), name, None)
+        if isinstance(found, type):
             yield from signature(found.__init__).parameters
 
 

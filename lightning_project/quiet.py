@@ -13,8 +13,25 @@ _HARMLESS = (
 )
 
 
+_SAYS_NOTHING = (
+    "litlogger",  # an advertisement
+    "`weights_only` was not set",  # checkpoints are read with weights_only=True, whatever Lightning asks for
+    "TPU available",
+    "to estimate number of stepping batches",
+)
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
+
+
 def be_quiet() -> None:
     """Filter the known messages; everything else stays."""
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_says_something)
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    return not any(words in str(record.msg) for words in _SAYS_NOTHING)

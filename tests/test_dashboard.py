@@ -1,0 +1,72 @@
+"""The W&B workspace as code: its model is built without a network and shows what the systems log."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("wandb_workspaces")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def panels(workspace: dict) -> list[dict]:
+    sections = workspace["spec"]["section"]["panelBankConfig"]["sections"]
+    return [panel for section in sections for panel in section["panels"]]
+
+
+@pytest.fixture(scope="module")
+def workspace():
+    from lightning_project.dashboard import model
+
+    return model("signs", "demo", "somebody")
+
+
+def test_it_has_a_curve_for_every_epoch_metric(workspace):
+    shown = {name for panel in panels(workspace) for name in panel["config"].get("metrics", [])}
+    assert {"train/loss", "val/loss", "val/macro_f1", "lr", "grad/norm"} <= shown
+
+
+def test_it_shows_the_pictures_and_tables_of_the_report(workspace):
+    from lightning_project.dashboard import PICTURES, TABLES
+
+    text = json.dumps(workspace)
+    assert all(f'"{name}"' in text for name in [*PICTURES, *TABLES])
+
+
+def test_its_names_are_those_that_the_code_logs():
+    """A renamed metric would leave an empty panel that nobody notices."""
+    from lightning_project.dashboard import CURVES, PICTURES, TABLES
+    from modules.metrics import build_metrics
+
+    assert set(CURVES["Validation"]) == {f"val/{name}" for name in ("loss", "nll", *build_metrics(5).keys())}
+    code = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "callbacks").glob("*.py")}
+    assert all(f'"{name}"' in code["gradient_clipping"] for name in CURVES["Training"] if name.startswith("grad/"))
+    report = code["run_report"] + code["report_text"]
+    assert all(name.rsplit("/", 1)[-1] in report for name in [*PICTURES, *TABLES])
+
+
+def test_runs_are_sorted_by_the_metric_that_judges_them(workspace):
+    assert "val/macro_f1" in json.dumps(workspace["spec"]["section"]["runSets"])
+
+
+def test_an_unknown_system_is_refused():
+    from lightning_project.dashboard import build
+
+    with pytest.raises(ValueError, match=r"'birds'.*signs"):
+        build("birds", "demo", "somebody")
+
+
+def test_the_command_prints_the_model_and_contacts_nobody(capsys):
+    from lightning_project.dashboard import main
+
+    main(["--system", "signs", "--project", "demo", "--print"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["project"] == "demo" and len(panels(printed)) > 10
+
+
+def test_saving_needs_an_entity(capsys):
+    from lightning_project.dashboard import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["--system", "signs", "--project", "demo"])
+    assert stop.value.code == 2 and "--entity" in capsys.readouterr().err

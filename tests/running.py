@@ -1,10 +1,16 @@
 """The command line for tests: in this process (`run`, `code`) or as a user starts it (`launch`), at toy size."""
 
+import hashlib
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -67,3 +73,49 @@ def launch(words: list[str], config: bool = True, env: dict[str, str] | None = N
         process.communicate()
         raise
     return Finished(process.returncode, out, err)
+
+
+def write_signs(path: Path, samples: int = 120, labels: bool = True, names: dict[str, str] | None = None) -> Path:
+    """Write the synthetic signs as the `.npz` file of a user.
+
+    Args:
+        path: The file.
+        samples: How many sequences.
+        labels: Whether the file holds labels.
+        names: New names of classes.
+    """
+    from datamodules.synthetic.signs import CLASS_NAMES, make_signs
+
+    made = make_signs(samples)
+    x = np.zeros((len(made.x), max(map(len, made.x)), made.x[0].shape[1]), np.float32)
+    mask = np.zeros(x.shape[:2], bool)
+    for row, frames in enumerate(made.x):
+        x[row, : len(frames)], mask[row, : len(frames)] = frames, True
+    arrays = {"X": x, "mask": mask, "filenames": np.array(made.ids)}
+    if labels:
+        classes = [(names or {}).get(name, name) for name in CLASS_NAMES]
+        arrays |= {"y": made.y, "class_names": np.array(classes), "groups": np.array(made.groups)}
+    np.savez(path, **arrays)
+    return path
+
+
+@cache
+def fitted_run(factory: pytest.TempPathFactory) -> Path:
+    """Fit once for all tests, on a file; return the run's folder. Tests that change it take a copy."""
+    base = factory.mktemp("señas y más")
+    data = write_signs(base / "señas.npz")
+    run(["fit", "--name", "primera vez", "--runs", str(base / "runs"), "--data.path", str(data)])
+    return base / "runs" / "signs" / "primera vez"
+
+
+def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Return the parameters in a checkpoint."""
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def digest(checkpoint: Path) -> str:
+    """Return the SHA-256 of all parameters in a checkpoint."""
+    total = hashlib.sha256()
+    for name, value in sorted(parameters(checkpoint).items()):
+        total.update(name.encode() + value.numpy().tobytes())
+    return total.hexdigest()

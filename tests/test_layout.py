@@ -236,7 +236,8 @@ def user_facing(path: Path, node: ast.ClassDef) -> bool:
     """What a config can name, and what a user can run into: systems, datamodules, callbacks and errors."""
     bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
     known = {"System", "Classifier", "SplitDataModule", "LRScheduler"} & bases
-    return bool(known) or path.parts[-2] == "callbacks" or any(base.endswith(("Error", "Exception")) for base in bases)
+    callback = path.parts[-2] == "callbacks" and {"Callback", "EarlyStopping", "ModelCheckpoint"} & bases
+    return bool(known or callback) or any(base.endswith(("Error", "Exception")) for base in bases)
 
 
 def test_every_public_class_is_named_by_a_config_or_a_test():

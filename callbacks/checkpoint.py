@@ -11,6 +11,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 
 class UntrustedCheckpointError(ValueError):
@@ -20,13 +22,14 @@ class UntrustedCheckpointError(ValueError):
 class Checkpoint(ModelCheckpoint):
     """Keep ``checkpoints/best.ckpt`` by one metric and ``checkpoints/last.ckpt`` for resuming.
 
-    ``last`` is written after each epoch and, if asked, every so many steps. It carries the random state of this process,
-    so that a resumed run draws the same dropout masks as an uninterrupted one.
+    ``last`` is written after each epoch and, if asked, every so many steps. It carries the random state and the running
+    metrics of every process: a resumed run draws the same dropout masks and logs the same numbers as an uninterrupted one.
 
     Args:
         monitor: Metric that chooses the best epoch; made on validation.
         mode: Whether more or less is better; a tie keeps the earlier epoch.
-        every_n_steps: Also write ``last`` every so many optimizer steps; ``None`` only after each epoch.
+        every_n_steps: Also write ``last`` every so many optimizer steps (one later where a validation follows, which a
+            resumed run would leave out); ``None`` only after each epoch.
     """
 
     def __init__(
@@ -37,7 +40,8 @@ class Checkpoint(ModelCheckpoint):
         )
         self.every_n_steps = every_n_steps
         self.best_epoch: int | None = None
-        self._random_state: dict[str, Any] | None = None
+        self._due = False
+        self._process_state: dict[str, Any] | None = None  # to go back to at the first batch of a resumed run
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the checkpoints into the run folder."""
@@ -49,43 +53,66 @@ class Checkpoint(ModelCheckpoint):
         """Path of ``last.ckpt``."""
         return str(Path(str(self.dirpath)) / "last.ckpt")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the loaders their saved positions, before the first batch is made."""
+        super().on_train_start(trainer, pl_module)
+        # Lightning did it when it made the loaders, but a schedule that asks for the number of steps has them made before
+        # the checkpoint is read, and the positions would be lost in silence.
+        trainer.fit_loop._load_combined_loader_states()
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Go back to the saved random state at the first batch of a resumed run."""
-        if self._random_state is not None:
-            _set_random_state(self._random_state)
-            self._random_state = None
+        """Go back to the saved state of this process at the first batch of a resumed run."""
+        if self._process_state is not None:
+            _set_random_state(self._process_state["random"])
+            _set_metric_states(pl_module, self._process_state["metrics"])
+            self._process_state = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write ``last`` every ``every_n_steps`` optimizer steps."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        step = trainer.global_step
-        stepped = not trainer.fit_loop._should_accumulate()
-        if self.every_n_steps and stepped and step % self.every_n_steps == 0 and not trainer.fast_dev_run:
+        loop = trainer.fit_loop
+        if not self.every_n_steps or trainer.fast_dev_run or loop._should_accumulate():
+            return
+        self._due = self._due or trainer.global_step % self.every_n_steps == 0
+        ends = loop.epoch_loop._num_ready_batches_reached() or loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if self._due and not ends:
             trainer.save_checkpoint(self.last_path)
+            self._due = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``last`` after the epoch's validation."""
         super().on_train_epoch_end(trainer, pl_module)
+        self._due = False
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(self.last_path)
 
-    def _save_monitor_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
-        before = self.best_model_score
-        super()._save_monitor_checkpoint(trainer, monitor_candidates)
-        if self.best_model_score is not before:
-            self.best_epoch = trainer.current_epoch
+    def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        self.best_epoch = trainer.current_epoch  # before the file is written, which holds it
+        super()._update_best_and_save(current, trainer, monitor_candidates)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the base class, the best epoch and the random state of this process."""
-        return {**super().state_dict(), "best_epoch": self.best_epoch, "random": _get_random_state()}
+        """Return the state of the base class and the best epoch."""
+        return {**super().state_dict(), "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore; the random state waits for the first batch."""
+        """Restore the best value and its epoch."""
         self.best_epoch = state_dict.get("best_epoch")
-        self._random_state = state_dict.get("random")
         super().load_state_dict(state_dict)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the state of every process."""
+        own = {"random": _get_random_state(), "metrics": _get_metric_states(pl_module)}
+        states = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        checkpoint["processes"] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of this process for the first batch, unless the number of processes is another one."""
+        states = checkpoint.get("processes", [])
+        self._process_state = states[trainer.global_rank] if len(states) == trainer.world_size else None
 
 
 def _get_random_state() -> dict[str, Any]:
@@ -106,6 +133,23 @@ def _set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def _get_metric_states(module: nn.Module) -> dict[str, Any]:
+    """Return the running sums of each metric that has any, with the number of updates."""
+    found = {name: part for name, part in module.named_modules() if isinstance(part, Metric) and part.update_count}
+    return {
+        name: {"count": part.update_count, "state": {key: value.cpu() for key, value in part.metric_state.items()}}
+        for name, part in found.items()
+    }
+
+
+def _set_metric_states(module: nn.Module, states: dict[str, Any]) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, Metric) and name in states:
+            for key, value in states[name]["state"].items():
+                setattr(part, key, value.to(part.device))
+            part._update_count, part._computed = states[name]["count"], None
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -50,6 +50,14 @@ class GradientClipping(Callback):
         """Start the epoch's count."""
         self._losses, self._batches, self._clipped, self._steps = [], [], None, 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch's count so far."""
+        return {"clipped": self._clipped, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting in the middle of an epoch."""
+        self._clipped, self._steps = state_dict["clipped"], state_dict["steps"]
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Remember which samples the coming step is made of."""
         self._batches.append(batch.get("id") if isinstance(batch, dict) else None)
@@ -74,7 +82,7 @@ class GradientClipping(Callback):
         if self.max_norm is not None:
             clip_grads_with_norm_(parameters, self.max_norm, norm)
             clipped = (norm > self.max_norm).float()
-            self._clipped = clipped if self._clipped is None else self._clipped + clipped
+            self._clipped = clipped if self._clipped is None else self._clipped.to(clipped.device) + clipped
         self._steps += 1
         pl_module.log("grad/norm", norm, on_step=True, on_epoch=False)
         self._losses, self._batches = [], []

@@ -120,8 +120,9 @@ class SplitDataModule(LightningDataModule):
         return self.dataset(self.indices("train"), train=False).__getitems__(batch)  # type: ignore[attr-defined]
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the training batches, in a new order each epoch."""
-        return self._loader(self.indices("train"), train=True)
+        """Return the training batches, in a new order each epoch; samples without a label teach nothing."""
+        indices = self.indices("train")
+        return self._loader(indices[self._labels()[indices] >= 0], train=True)
 
     def val_dataloader(self) -> BatchLoader:
         """Return the validation batches, each sample once."""

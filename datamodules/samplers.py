@@ -118,11 +118,21 @@ class BatchSampler(Sampler[IndexBatch]):
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
         self.accumulate = accumulate
         self.epoch = 0
-        self.start = 0
+        self._resume = (0, 0)  # epoch, and the batches of it that were already seen
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration (called by the Trainer)."""
         self.epoch = epoch
+
+    def resume(self, epoch: int, position: int) -> None:
+        """Leave out the first batches of one epoch, and of no other."""
+        self._resume = (epoch, position)
+
+    @property
+    def start(self) -> int:
+        """Position of the first batch that an iteration over this epoch gives."""
+        epoch, position = self._resume
+        return position if epoch == self.epoch else 0
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -137,8 +147,7 @@ class BatchSampler(Sampler[IndexBatch]):
             seed=self.seed,
             epoch=self.epoch,
         )
-        start, self.start = self.start, 0
-        for step in range(start, len(plan)):
+        for step in range(self.start, len(plan)):
             yield self._share(plan, step)
 
     def _share(self, plan: Sequence[np.ndarray], step: int) -> IndexBatch:
@@ -176,7 +185,7 @@ class BatchLoader:
         self.dataset = dataset
         self.sampler = sampler
         self.batch_sampler = None  # the Trainer looks for both names
-        self._position = 0
+        self._seen = (0, 0)  # epoch, and how many of its batches were handed out
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -193,16 +202,17 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # a generator: nothing starts before the first batch is asked for, when the epoch is known
-        self._position = self.sampler.start
-        for batch in self._loader:
-            self._position += 1
+        epoch, start = self.sampler.epoch, self.sampler.start
+        for position, batch in enumerate(self._loader, start + 1):
+            self._seen = (epoch, position)
             yield batch
-        self._position = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of batches of this epoch that were handed out."""
-        return {"position": self._position % max(1, len(self))}
+        """Return the epoch, and the number of its batches that were handed out."""
+        epoch, position = self._seen
+        return {"epoch": epoch, "position": position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip the batches that were handed out before the checkpoint."""
-        self.sampler.start = state["position"]
+        self._seen = (state["epoch"], state["position"])
+        self.sampler.resume(*self._seen)

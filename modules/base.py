@@ -61,7 +61,7 @@ class System(LightningModule):
         if self.net is None:
             missing = [name for name in self.SIZES if self.hparams[name] is None]
             raise ClassMapError(f"sizes {missing} are unknown: give a checkpoint, or set them under `model`")
-        if self.compile_net:
+        if self.compile_net and self.net._compiled_call_impl is None:  # each stage of a run sets up
             self.net.compile()  # in place: the names of the weights stay as they are
 
     def _settle(self, name: str, found: int) -> None:

@@ -26,8 +26,6 @@ class CrossEntropy(nn.Module):
         ValueError: For a label smoothing outside [0, 1) or an unknown class weight.
     """
 
-    class_weights: Tensor | None
-
     def __init__(self, label_smoothing: float = 0.0, class_weight: ClassWeight = "none") -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -36,8 +34,9 @@ class CrossEntropy(nn.Module):
             raise ValueError(f"class_weight must be 'none' or 'balanced', got {class_weight!r}")
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
-        # Not in the checkpoint: the weights follow from the training counts, which the data gives anew.
-        self.register_buffer("class_weights", None, persistent=False)
+        # No buffer: the weights follow from the training counts, which the data give anew, and are not to be saved with
+        # a checkpoint or averaged with the weights of a network.
+        self.class_weights: Tensor | None = None
 
     def use_counts(self, counts: Tensor) -> None:
         """Set the balanced class weights from the training counts (C,); nothing happens without class weights.
@@ -54,9 +53,7 @@ class CrossEntropy(nn.Module):
                 f"class_weight=balanced needs a training sample of each class; class indices without one: {empty}. "
                 "Restrict the classes to those seen in training or use class_weight=none."
             )
-        weights = counts.sum() / (len(counts) * counts)
-        # Counts come after the module was moved when training resumes or a test starts: keep its device then.
-        self.class_weights = weights if self.class_weights is None else weights.to(self.class_weights.device)
+        self.class_weights = counts.sum() / (len(counts) * counts)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample (B,), unreduced.
@@ -109,7 +106,8 @@ class CrossEntropy(nn.Module):
             raise RuntimeError("class_weight=balanced: call use_counts(training counts) before the first loss")
         if len(self.class_weights) != logits.shape[1]:
             raise ValueError(f"{len(self.class_weights)} class weights do not fit {logits.shape[1]} logits")
-        return self.class_weights.to(logits)
+        self.class_weights = self.class_weights.to(logits)  # moved once
+        return self.class_weights
 
 
 class Focal(CrossEntropy):

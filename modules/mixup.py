@@ -21,7 +21,7 @@ def mixup(
         rng: Source of the share and of the pairs.
 
     Returns:
-        The mixed inputs and soft targets (B, C).
+        The mixed inputs and soft targets (B, C); zeros for a row without a label, which the losses leave out.
     """
     pairs = torch.from_numpy(rng.permutation(len(y))).to(y.device)
     share = torch.full((len(y),), float(rng.beta(alpha, alpha)), device=y.device)
@@ -35,5 +35,5 @@ def mixup(
             mixed[name] = value | (value[pairs] & (share < 1).view(-1, *[1] * (value.ndim - 1)))
         else:
             raise ValueError(f"mixup cannot mix the input {name!r} of type {value.dtype}")
-    target = F.one_hot(y.clamp(min=0), num_classes).float()
+    target = F.one_hot(y.clamp(min=0), num_classes).float() * (y >= 0)[:, None]
     return mixed, share[:, None] * target + (1 - share[:, None]) * target[pairs]

@@ -99,10 +99,14 @@ def write_signs(path: Path, samples: int = 120, labels: bool = True, names: dict
     return path
 
 
-@cache
 def fitted_run(factory: pytest.TempPathFactory) -> Path:
     """Fit once for all tests, on a file; return the run's folder. Tests that change it take a copy."""
-    base = factory.mktemp("señas y más")
+    return _fitted(factory.getbasetemp() / "señas y más")
+
+
+@cache
+def _fitted(base: Path) -> Path:
+    base.mkdir()
     data = write_signs(base / "señas.npz")
     run(["fit", "--name", "primera vez", "--runs", str(base / "runs"), "--data.path", str(data)])
     return base / "runs" / "signs" / "primera vez"

@@ -116,6 +116,10 @@ class RunReport(pl.Callback):
             if table is not None and not (folder / "split.csv").exists():
                 files.write_csv(folder / "split.csv", table)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of an epoch that is resumed in its middle."""
+        self._started = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the epoch."""
         self._started, self._validated = time.perf_counter(), False

@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -9,10 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torchmetrics import Metric
+
+MapLocation = torch.device | str | Callable | dict[str, str] | None
 
 
 class UntrustedCheckpointError(ValueError):
@@ -23,7 +28,7 @@ class Checkpoint(ModelCheckpoint):
     """Keep ``checkpoints/best.ckpt`` by one metric and ``checkpoints/last.ckpt`` for resuming.
 
     ``last`` is written after each epoch and, if asked, every so many steps. It carries the random state and the running
-    metrics of every process: a resumed run draws the same dropout masks and logs the same numbers as an uninterrupted one.
+    metrics of every process: a resumed run draws the same dropout masks and logs the same numbers as one that ran on.
 
     Args:
         monitor: Metric that chooses the best epoch; made on validation.
@@ -56,11 +61,11 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the loaders their saved positions, before the first batch is made."""
         super().on_train_start(trainer, pl_module)
-        # Lightning did it when it made the loaders, but a schedule that asks for the number of steps has them made before
-        # the checkpoint is read, and the positions would be lost in silence.
+        # Lightning did it when it made the loaders, but a schedule that asks for the number of steps has them made
+        # before the checkpoint is read, and the positions would be lost in silence.
         trainer.fit_loop._load_combined_loader_states()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Go back to the saved state of this process at the first batch of a resumed run."""
         if self._process_state is not None:
             _set_random_state(self._process_state["random"])
@@ -68,7 +73,7 @@ class Checkpoint(ModelCheckpoint):
             self._process_state = None
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
         """Write ``last`` every ``every_n_steps`` optimizer steps."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -159,7 +164,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     under the final name, and a failed save can pass silently.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: object = None) -> None:
         """Write whole or not at all."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +178,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             part.unlink(missing_ok=True)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: _PATH, map_location: MapLocation = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read a local checkpoint without running anything in it.
 
         Raises:
@@ -182,7 +189,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path, map_location)
 
 
-def read_checkpoint(path: Any, map_location: Any = None) -> dict[str, Any]:
+def read_checkpoint(path: _PATH, map_location: MapLocation = None) -> dict[str, Any]:
     """Read a local checkpoint without running anything in it.
 
     Raises:

@@ -138,7 +138,7 @@ class RunReport(pl.Callback):
         """Add the epoch's row; an epoch that is run again after a resume replaces its old row."""
         metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
         metrics = {n: v for n, v in metrics.items() if n != "lr" and (self._validated or not n.startswith("val/"))}
-        numbers = torch.stack([value.detach().double().cpu() for value in metrics.values()]).tolist() if metrics else []
+        numbers = torch.stack([value.detach().cpu().double() for value in metrics.values()]).tolist() if metrics else []
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
@@ -284,9 +284,8 @@ class RunReport(pl.Callback):
         if loss is not None:  # the training loss from the stored probabilities: log-probabilities are logits too
             logits = torch.from_numpy(real.prob).clamp_min(torch.finfo(torch.float32).tiny).log().to(pl_module.device)
             with torch.no_grad():
-                self._values["loss"] = (
-                    loss(logits, torch.from_numpy(real.y).to(pl_module.device)).double().mean().item()
-                )
+                losses = loss(logits, torch.from_numpy(real.y).to(pl_module.device))
+            self._values["loss"] = losses.cpu().double().mean().item()  # some devices have no float64
 
     def _gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> files.Predictions:
         mine: list[tuple[np.ndarray, ...]] = []

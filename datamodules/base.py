@@ -64,7 +64,7 @@ class SplitDataModule(LightningDataModule):
         return None
 
     def baselines(self, part: str) -> dict[str, np.ndarray | None]:
-        """Return probabilities (n, C) on a part, by name, of simple models fitted on train; ``None`` = not installed."""
+        """Return probabilities (n, C) on a part, by name of simple models fitted on train; ``None`` = not installed."""
         return {}
 
     def describe(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ several train on the same batches, and every sample is judged exactly once.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -162,7 +162,7 @@ class BatchSampler(Sampler[IndexBatch]):
         return IndexBatch(padded, len(mine), weight, self.epoch, step)
 
 
-def _identity(batch: Any) -> Any:
+def _identity(batch: Batch) -> Batch:
     return batch
 
 

@@ -93,11 +93,15 @@ class System(LightningModule):
         """Let the config's settings win over those of the optimizer state that a resumed run restored."""
         if self.trainer.ckpt_path is None:
             return
+        schedule = self.lr_schedulers()
+        base = getattr(schedule, "base_lrs", None)  # a schedule's own copy, restored too
         for optimizer in self.trainer.optimizers:
-            for group, wanted in zip(optimizer.param_groups, self._settings, strict=True):
-                old, new = (values.get("initial_lr", values["lr"]) for values in (group, wanted))
-                if old != new and not isinstance(self.lr_schedulers(), WarmupCosine):  # that one has done it
+            for i, (group, wanted) in enumerate(zip(optimizer.param_groups, self._settings, strict=True)):
+                old, new = group.get("initial_lr", group["lr"]), wanted["lr"]
+                if old != new and not isinstance(schedule, WarmupCosine):  # that one has done it
                     group["lr"] *= new / old
+                    if base is not None:
+                        base[i] = group["initial_lr"] = new
                 group.update({key: value for key, value in wanted.items() if key != "lr"})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,8 +134,8 @@ class System(LightningModule):
         if names or shapes:
             listed = ", ".join((names + shapes)[:5])
             raise ClassMapError(
-                f"the config builds another network than the checkpoint's: {len(names)} weights are in only one of them, "
-                f"{len(shapes)} have another shape ({listed}): use the run's own config"
+                f"the config builds another network than the checkpoint's: {len(names)} weights are in only one of "
+                f"them, {len(shapes)} have another shape ({listed}): use the run's own config"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
@@ -17,8 +18,8 @@ class Classifier(System):
     """A system that gives each sample one of ``num_classes`` classes.
 
     A batch holds ``id`` (B,), ``y`` (B,) with -1 = no label, ``weight`` (B,), and the arguments of the network.
-    Logged per epoch: ``train/loss``, ``train/accuracy``, ``val/loss`` (the training loss), ``val/nll`` (neither smoothed
-    nor weighted, comparable between losses), ``val/accuracy``, ``val/macro_f1``, ``val/topK``, ``val/ece``; all
+    Logged per epoch: ``train/loss``, ``train/accuracy``, ``val/loss`` (the training loss), ``val/nll`` (not smoothed
+    or weighted, comparable between losses), ``val/accuracy``, ``val/macro_f1``, ``val/topK``, ``val/ece``; all
     weighted by samples, and the same for any batch size or number of processes.
     """
 
@@ -57,7 +58,7 @@ class Classifier(System):
         self.train_accuracy.update((logits.argmax(1) == y).float(), real)
         return (per_sample * batch["weight"]).sum()
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Log the epoch's training loss and accuracy (on the inputs as trained: augmented, mixed, with dropout).
 
         After the last batch and not at the end of the epoch: callbacks, whose turn comes first then, have to see them.

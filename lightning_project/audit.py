@@ -1,5 +1,6 @@
 """The verb `audit`: what is wrong with the data and the split, before anything is trained."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,9 @@ def audit(self: "Trainer", model: "System", datamodule: SplitDataModule, part: s
     datamodule.trainer = self
     self.datamodule = datamodule  # type: ignore[attr-defined]
     datamodule.setup("fit")
-    split.setup(self, model, "fit")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the split leaks")  # said below, with all the rest
+        split.setup(self, model, "fit")
     next(callback for callback in self.callbacks if isinstance(callback, KeepRun)).keep()  # type: ignore[attr-defined]
     folder = Path(self.default_root_dir) / "audit"
     assert split.report is not None and datamodule.y is not None

@@ -113,6 +113,8 @@ class ProjectCLI(LightningCLI):
             self.run.path.name,
             self.keeper.config,
         )
+        if verb != "fit":
+            loggers = loggers[1:]  # no CSV: the report writes the numbers of the other verbs
         own = trainer["logger"]
         loggers += [own] if isinstance(own, Logger) else [] if own is None or isinstance(own, bool) else list(own)
         sharded = "fsdp" in str(trainer["strategy"]).lower()  # writes its shards itself
@@ -120,7 +122,7 @@ class ProjectCLI(LightningCLI):
         trainer["callbacks"] = [*(trainer["callbacks"] or []), shown]
         built = super().instantiate_trainer(
             default_root_dir=str(self.run.path),
-            logger=loggers if verb != "audit" else False,
+            logger=loggers if loggers and verb != "audit" else False,
             enable_progress_bar=bar,
             use_distributed_sampler=False,  # the loaders divide the batches themselves, without repeating a sample
             plugins=[*(trainer["plugins"] or []), *([] if sharded else [AtomicCheckpointIO()])],

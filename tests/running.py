@@ -1,5 +1,6 @@
 """The command line for tests: in this process (`run`, `code`) or as a user starts it (`launch`), at toy size."""
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -18,6 +19,9 @@ TINY = [
     *("--config", str(ROOT / "tests" / "fake_data" / "signs_tiny.yaml")),
     *("--trainer.accelerator", "cpu"),
 ]
+
+
+NAME = "primera señal"  # of the fitted run
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def launch(words: list[str], config: bool = True, env: dict[str, str] | None = N
     return Finished(process.returncode, out, err)
 
 
-def write_signs(path: Path, samples: int = 120, labels: bool = True, names: dict[str, str] | None = None) -> Path:
+def write_signs(path: Path, samples: int = 240, labels: bool = True, names: dict[str, str] | None = None) -> Path:
     """Write the synthetic signs as the `.npz` file of a user.
 
     Args:
@@ -107,9 +111,10 @@ def fitted_run(factory: pytest.TempPathFactory) -> Path:
 @cache
 def _fitted(base: Path) -> Path:
     base.mkdir()
-    data = write_signs(base / "señas.npz")
-    run(["fit", "--name", "primera vez", "--runs", str(base / "runs"), "--data.path", str(data)])
-    return base / "runs" / "signs" / "primera vez"
+    write_signs(base / "señas.npz")
+    with contextlib.chdir(base):  # paths of a run are relative, as a user's are
+        run(["fit", "--name", NAME, "--data.path", str(base / "señas.npz")])
+    return base / "runs" / "signs" / NAME
 
 
 def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 from callbacks.gradient_clipping import NonFiniteError
 from modules.losses import CrossEntropy
-from tests.running import code, digest, fitted_run, launch, parameters, run, start, write_signs
+from tests.running import NAME, code, digest, fitted_run, launch, parameters, run, start, write_signs
 
 NO_PROBES = [
     word
@@ -35,7 +35,7 @@ def fitted(tmp_path_factory):
 @pytest.fixture
 def copied(fitted, tmp_path):
     """A copy of the fitted run, in the default folder of runs."""
-    folder = tmp_path / "runs" / "signs" / "kept"
+    folder = tmp_path / "runs" / "signs" / NAME
     shutil.copytree(fitted, folder)
     return folder
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(verb, copied, fitted, tmp
     path, marker = copied / "checkpoints" / "last.ckpt", tmp_path / "executed"
     state = torch.load(path, weights_only=True)
     torch.save({**state, "extra": Payload(marker)}, path)
-    assert code([verb, "--name", "kept", "--ckpt_path", "last", *data_of(fitted)]) == 3
+    assert code([verb, "--name", NAME, "--ckpt_path", "last", *data_of(fitted)]) == 3
     err = capsys.readouterr().err
     assert "pickled" in err and "state_dict" in err and str(path.relative_to(tmp_path)) in err
     assert len(err.strip().splitlines()) == 1
@@ -73,20 +73,20 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(verb, copied, fitted, tmp
 
 def test_a_plain_pickle_is_refused(copied, fitted, tmp_path, capsys):
     path, marker = tmp_path / "plain.ckpt", tmp_path / "executed"
-    path.write_bytes(pickle.dumps(Payload(marker)))
-    assert code(["test", "--name", "kept", "--ckpt_path", str(path), *data_of(fitted)]) == 3
+    path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
+    assert code(["test", "--name", NAME, "--ckpt_path", str(path), *data_of(fitted)]) == 3
     assert "plain.ckpt" in capsys.readouterr().err and not marker.exists()
 
 
 def test_a_checkpoint_that_is_cut_short(copied, fitted, capsys):
     path = copied / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:2000])
-    assert code(["fit", "--name", "kept", "--ckpt_path", "last", *data_of(fitted)]) == 3
+    assert code(["fit", "--name", NAME, "--ckpt_path", "last", *data_of(fitted)]) == 3
     assert "cut short" in capsys.readouterr().err
 
 
 def test_an_address_is_no_checkpoint(tmp_path, capsys):
-    assert code(["test", "--name", "kept", "--ckpt_path", "http://127.0.0.1:9/best.ckpt"]) == 3
+    assert code(["test", "--name", NAME, "--ckpt_path", "http://127.0.0.1:9/best.ckpt"]) == 3
     assert "fetch the file yourself" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -94,7 +94,7 @@ def test_an_address_is_no_checkpoint(tmp_path, capsys):
 def test_an_npz_with_objects_is_refused_and_not_run(tmp_path, capsys):
     marker = tmp_path / "executed"
     arrays = dict(np.load(write_signs(tmp_path / "good.npz")))
-    np.savez(tmp_path / "bad.npz", **{**arrays, "y": np.array([Payload(marker)] * 120, dtype=object)})
+    np.savez(tmp_path / "bad.npz", **{**arrays, "y": np.array([Payload(marker)] * 240, dtype=object)})
     assert code(["fit", "--name", "one", "--data.path", "bad.npz"]) == 3
     err = capsys.readouterr().err
     assert "object array" in err and "np.savez" in err
@@ -125,7 +125,7 @@ def test_other_class_names_than_the_checkpoint(copied, tmp_path, capsys):
     data = write_signs(tmp_path / "renamed.npz", names={"Gracias": "Thanks"})
     table = (copied / "split.csv").read_text(encoding="utf-8").replace("Gracias", "Thanks")
     (copied / "split.csv").write_text(table, encoding="utf-8")
-    assert code(["test", "--name", "kept", "--ckpt_path", "best", "--data.path", str(data)]) == 3
+    assert code(["test", "--name", NAME, "--ckpt_path", "best", "--data.path", str(data)]) == 3
     err = capsys.readouterr().err
     assert "Thanks" in err and "Gracias" in err and "class names" in err
     assert not (copied / "test").exists()
@@ -133,7 +133,7 @@ def test_other_class_names_than_the_checkpoint(copied, tmp_path, capsys):
 
 def test_prediction_of_frames_with_other_features(copied, fitted, tmp_path, capsys):
     np.savez(tmp_path / "narrow.npz", X=np.ones((3, 5, 60), np.float32), mask=np.ones((3, 5), bool))
-    words = ["--name", "kept", "--ckpt_path", "best", "--data.predict_path", "narrow.npz", *data_of(fitted)]
+    words = ["--name", NAME, "--ckpt_path", "best", "--data.predict_path", "narrow.npz", *data_of(fitted)]
     assert code(["predict", *words]) == 3
     err = capsys.readouterr().err
     assert "128" in err and "60" in err

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from tests.running import ROOT, TINY, code, digest, fitted_run, run, write_signs
+from tests.running import NAME, ROOT, TINY, code, digest, fitted_run, run, write_signs
 
 QUICK = [
     "--report.baselines",
@@ -28,7 +28,7 @@ def fitted(tmp_path_factory):
 @pytest.fixture
 def copied(fitted, tmp_path):
     """A copy of the fitted run, in the default folder of runs."""
-    folder = tmp_path / "runs" / "signs" / "kept"
+    folder = tmp_path / "runs" / "signs" / NAME
     shutil.copytree(fitted, folder)
     return folder
 
@@ -127,7 +127,7 @@ def test_a_run_or_checkpoint_that_is_not_there(copied, capsys):
     assert code(["test", "--name", "nobody", "--ckpt_path", "best"]) == 2
     assert "nobody" in capsys.readouterr().err
     (copied / "checkpoints" / "best.ckpt").unlink()
-    assert code(["test", "--name", "kept", "--ckpt_path", "best"]) == 2
+    assert code(["test", "--name", NAME, "--ckpt_path", "best"]) == 2
     assert "last.ckpt" in capsys.readouterr().err
 
 
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written(in_the_way, tmp_path, capsys):
 @pytest.mark.slow
 def test_test_takes_best_last_a_folder_and_a_file(copied, fitted):
     """Four names of the same run: by name, from its folder without any config, by file."""
-    (copied.parent / "latest").symlink_to("kept")
+    (copied.parent / "latest").symlink_to(NAME)
     run(["test", "--ckpt_path", "last", *QUICK, *data_of(fitted)])
     assert (copied / "test" / "metrics.json").is_file()
     last = np.load(copied / "test" / "predictions_test.npz")["prob"]
@@ -158,10 +158,10 @@ def test_test_takes_best_last_a_folder_and_a_file(copied, fitted):
     assert yaml.safe_load((copied / "test" / "config.yaml").read_text())["report"]["baselines"] is False
     # prediction on the same samples, without labels: names, and the probabilities of the test
     write_signs(copied / "new.npz", labels=False)
-    run(["predict", "--name", "kept", "--ckpt_path", "best", "--data.predict_path", str(copied / "new.npz")])
+    run(["predict", "--name", NAME, "--ckpt_path", "best", "--data.predict_path", str(copied / "new.npz")])
     table = pd.read_csv(copied / "predict" / "predictions.csv").set_index("id")
     stored = np.load(copied / "test" / "predictions_test.npz")
-    assert len(table) == 120 and list(table.columns[2:]) == [f"p({name})" for name in stored["class_names"]]
+    assert len(table) == 240 and list(table.columns[2:]) == [f"p({name})" for name in stored["class_names"]]
     np.testing.assert_allclose(
         table.loc[stored["id"]].iloc[:, 2:].to_numpy(float), stored["prob"], rtol=2e-5, atol=1e-6
     )
@@ -175,7 +175,7 @@ def learning_rate(folder):
 
 @pytest.mark.slow
 def test_config_wins_over_the_checkpoint_on_resume(copied, fitted, capsys):
-    words = ["--name", "kept", "--ckpt_path", "last", "--trainer.max_epochs", "3", *QUICK, *data_of(fitted)]
+    words = ["--name", NAME, "--ckpt_path", "last", "--trainer.max_epochs", "3", *QUICK, *data_of(fitted)]
     run(["fit", *words, "--model.optimizer.lr", "0.002", "--model.optimizer.weight_decay", "0.5"])
     out = capsys.readouterr().out
     assert "model.optimizer.init_args.lr: the config's 0.002 is used; the checkpoint had 0.0005" in out
@@ -208,7 +208,7 @@ def test_config_wins_with_a_schedule_of_torch(tmp_path):
 
 def test_another_architecture_is_refused_before_loading(copied, fitted, capsys):
     before = files_in(copied)
-    assert code(["fit", "--name", "kept", "--ckpt_path", "last", "--model.depth", "2", *data_of(fitted)]) == 3
+    assert code(["fit", "--name", NAME, "--ckpt_path", "last", "--model.depth", "2", *data_of(fitted)]) == 3
     err = capsys.readouterr().err
     assert "weights are in only one of them" in err and "net.blocks.1" in err
     changed = {name for name, time in files_in(copied).items() if before.get(name) != time}

@@ -154,8 +154,8 @@ class Predictions:
     class_names: np.ndarray
 
     def labelled(self) -> "Predictions":
-        """Leave out the rows without a label."""
-        keep = self.y >= 0
+        """Leave out the rows without a label (-1); a class that training never saw (-2) stays, as an error."""
+        keep = self.y != -1
         return Predictions(self.id[keep], self.group[keep], self.y[keep], self.prob[keep], self.class_names)
 
     def save(self, path: str | Path) -> Path:

@@ -282,9 +282,11 @@ class RunReport(pl.Callback):
         }
         loss = getattr(pl_module, "loss", None)
         if loss is not None:  # the training loss from the stored probabilities: log-probabilities are logits too
-            logits = torch.from_numpy(real.prob).clamp_min(torch.finfo(torch.float32).tiny).log().to(pl_module.device)
+            known = real.y >= 0
+            prob, y = torch.from_numpy(real.prob[known]), torch.from_numpy(real.y[known])
+            logits = prob.clamp_min(torch.finfo(torch.float32).tiny).log()
             with torch.no_grad():
-                losses = loss(logits, torch.from_numpy(real.y).to(pl_module.device))
+                losses = loss(logits.to(pl_module.device), y.to(pl_module.device))
             self._values["loss"] = losses.cpu().double().mean().item()  # some devices have no float64
 
     def _gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> files.Predictions:
@@ -379,7 +381,7 @@ class RunReport(pl.Callback):
         data, found = _data(trainer), self._predictions
         assert found is not None
         counts = np.asarray(data.class_counts("train"), dtype=float)
-        result = {"majority": np.tile((counts / counts.sum()).astype(np.float32), (int((found.y >= 0).sum()), 1))}
+        result = {"majority": np.tile((counts / counts.sum()).astype(np.float32), (len(found.labelled().y), 1))}
         notes: dict[str, str] = {}
         if not self.baselines:
             return result, {"strong baseline": "not run (report.baselines is off)"}

@@ -1,0 +1,146 @@
+"""A run that is killed and resumed ends with the same bytes as one that ran on."""
+
+import csv
+import hashlib
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.running import launch, run
+
+pytestmark = pytest.mark.slow
+
+EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
+JITTER = {"class_path": "datamodules.sequences.Jitter"}
+RESTARTS = "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"
+BASE = {
+    "model": {"init_args": {"dropout": 0.2, "head_dropout": 0.3}},
+    "data": {"init_args": {"augmentations": [JITTER]}},
+    "checkpoint": {"every_n_steps": 3},
+    "report": {"baselines": False},
+}
+# name: (changes of the config, optimizer steps before the kill, steps that the checkpoint to resume from has)
+CASES = {
+    "mid_epoch_with_mixup": ({"model": {"init_args": {"mixup_alpha": 0.3}}}, 11, 9),
+    "workers_accumulation_schedule_by_epoch": (
+        {
+            "trainer": {"accumulate_grad_batches": 2},
+            "model": {
+                "init_args": {
+                    "schedule": {"class_path": RESTARTS, "init_args": {"T_0": 2}},
+                    "schedule_interval": "epoch",
+                }
+            },
+            "data": {"init_args": {"num_workers": 2}},
+        },
+        7,
+        6,
+    ),
+    "right_after_an_epoch": ({"checkpoint": {"every_n_steps": None}}, 9, 8),
+    "averaged_weights_and_class_weights": (
+        {
+            "trainer": {"callbacks": [{"class_path": EMA, "init_args": {"decay": 0.8}}]},
+            "model": {
+                "init_args": {
+                    "num_classes": 30,
+                    "input_dim": 128,
+                    "positions": "sinusoidal",  # a buffer of the network beside those of the loss
+                    "loss": {"class_path": "modules.losses.CrossEntropy", "init_args": {"class_weight": "balanced"}},
+                }
+            },
+        },
+        11,
+        9,
+    ),
+}
+
+
+def merged(base, changes):
+    out = dict(base)
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def sha256(tree):
+    """Hash of all tensors and numbers of a nested structure, with their places."""
+    digest = hashlib.sha256()
+
+    def add(value):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in value:
+                digest.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for part in value:
+                add(part)
+        else:
+            digest.update(repr(value).encode())
+
+    add(tree)
+    return digest.hexdigest()
+
+
+def checkpoint(folder, name="last"):
+    return torch.load(Path(folder) / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def log(folder):
+    with (Path(folder) / "training_log.csv").open(encoding="utf-8", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def found(callbacks, name):
+    return next(state for key, state in callbacks.items() if key.startswith(name))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(case):
+    changes, killed_after, resumed_at = CASES[case]
+    config = merged(BASE, changes)
+    Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    words = ["fit", "--config", "config.yaml", "--name"]
+    spy = ["--trainer.callbacks+=tests.spies.Kill", f"--trainer.callbacks.step={killed_after}"]
+
+    run([*words, "whole"])
+    died = launch([*words, "killed", *spy])
+    assert died.code == -signal.SIGKILL, died.err[-2000:]
+    assert checkpoint("runs/signs/killed")["global_step"] == resumed_at
+    run([*words, "killed", "--ckpt_path", "last"])
+
+    whole, resumed = checkpoint("runs/signs/whole"), checkpoint("runs/signs/killed")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "processes", "global_step", "epoch"):
+        assert sha256(resumed[part]) == sha256(whole[part]), part
+    assert sha256(resumed.get("current_model_state")) == sha256(whole.get("current_model_state"))
+    assert log("runs/signs/killed") == log("runs/signs/whole")
+    assert len(log("runs/signs/whole")) == 2
+    for name in ("EarlyStopping", "GradientClipping"):
+        assert sha256(found(resumed["callbacks"], name)) == sha256(found(whole["callbacks"], name)), name
+    best, best_whole = (found(c["callbacks"], "Checkpoint") for c in (resumed, whole))
+    assert (best["best_epoch"], best["best_model_score"]) == (best_whole["best_epoch"], best_whole["best_model_score"])
+    best, best_whole = checkpoint("runs/signs/killed", "best"), checkpoint("runs/signs/whole", "best")
+    assert sha256(best["state_dict"]) == sha256(best_whole["state_dict"])
+    assert found(best["callbacks"], "Checkpoint")["best_epoch"] == best["epoch"]
+
+
+def test_a_learning_rate_that_was_changed_holds_after_a_resume():
+    schedule = {"class_path": RESTARTS, "init_args": {"T_0": 10}}
+    config = merged(BASE, {"model": {"init_args": {"schedule": schedule, "schedule_interval": "epoch"}}})
+    Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    words = ["fit", "--config", "config.yaml", "--name", "run"]
+    run([*words, "--trainer.max_epochs", "1", "--model.optimizer.lr", "1e-3"])
+    run([*words, "--trainer.max_epochs", "3", "--model.optimizer.lr", "1e-4", "--ckpt_path", "last"])
+    rates = [float(row["lr"]) for row in log("runs/signs/run")]
+    wanted = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    course = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(wanted, 10)
+    expected = [1e-3]
+    for _ in range(2):
+        wanted.step()
+        course.step()
+        expected.append(course.get_last_lr()[0])
+    assert rates == pytest.approx(expected, rel=1e-6)

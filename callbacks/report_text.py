@@ -431,8 +431,8 @@ def report(root: Path, shown: str) -> str:
     parts += [
         _found(run),
         _settings(run),
-        f"## How to reproduce\n\n```\n{verb.format('fit')} --trainer.default_root_dir {shown}-again\n"
-        f"{verb.format('test')} --ckpt_path best\n```\n\n"
+        f"## How to reproduce\n\n```\n{verb.format('fit')} --name again\n"
+        f"{verb.format('test')} --name again --ckpt_path best\n```\n\n"
         f"Seed {run.get('seed')}, commit {run.get('git_commit') or 'unknown'}, "
         f"Python {python.get('python')}, {versions}; {python.get('cpu')}.",
         "## Files\n\n"

@@ -95,7 +95,10 @@ def test_each_variant_trains_and_differs_from_the_plain_recipe(variant, plain):
     state = weights(run / "checkpoints/last.ckpt")
     base = weights(plain / "checkpoints/last.ckpt")
     assert state.keys() != base.keys() or any(not torch.equal(state[name], base[name]) for name in base)
-    assert json.loads((run / "run.json").read_text())["config_hash"] != json.loads((plain / "run.json").read_text())["config_hash"]
+    assert (
+        json.loads((run / "run.json").read_text())["config_hash"]
+        != json.loads((plain / "run.json").read_text())["config_hash"]
+    )
 
 
 @pytest.mark.slow

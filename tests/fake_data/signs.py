@@ -70,7 +70,7 @@ def hand_file(path: Path) -> Path:
 
 
 def word_file(path: Path) -> Path:
-    """Write a file of the form of boston104.npz: 6 values a frame in pixels, sentences and signers, an official split."""
+    """Write a file of the form of boston104.npz: 6 values a frame in pixels, sentences, signers, an official split."""
     rng = np.random.default_rng(1)
     rows, frames = 48, 12
     y = np.arange(rows) % 4

@@ -68,15 +68,21 @@ def _locate(word: str, root: str, name: str | None, checkpoint: str) -> tuple[Pa
         path = named or Path(root) / word / "latest"
         if not path.exists():
             raise UsageError(f"no run at {path}: give --name, or fit first")
-        path = path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path.resolve()
+        path = _short(path)
         return path, path / "checkpoints" / f"{checkpoint}.ckpt"
-    given = Path(checkpoint)
+    given = _short(Path(checkpoint))
     if given.is_dir():
         return named or given, given / "checkpoints" / "best.ckpt"
     owner = given.parent.parent if given.parent.name == "checkpoints" else None
     if named is None and owner is None:
         raise UsageError(f"{given} lies outside a run folder: say with --name where the results go")
     return named or owner or given.parent, given
+
+
+def _short(path: Path) -> Path:
+    """One way to write a path, for Lightning compares a run's folder with that in its checkpoint by the letter."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _new_name(name: str | None, verb: str) -> str:

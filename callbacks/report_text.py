@@ -47,13 +47,17 @@ def result_name(metric: str) -> str:
 
 
 def chance(y: np.ndarray, num_classes: int, top_k: int) -> dict[str, float]:
-    """Return what guessing evenly gives on average; macro-F1 is its large-sample value."""
-    share = np.bincount(y, minlength=num_classes) / len(y)
+    """Return what guessing evenly gives on average; macro-F1 is its large-sample value.
+
+    A sample of a class that training never saw (-2) is an error for every guess.
+    """
+    share = np.bincount(y[y >= 0], minlength=num_classes) / len(y)
+    known = float((y >= 0).mean())
     f1 = 2 * share / (num_classes * share + 1)  # precision = share, recall = 1 / classes
     return {
-        "accuracy": 1 / num_classes,
+        "accuracy": known / num_classes,
         "macro_f1": float(f1.mean()),
-        f"top{top_k}": min(top_k, num_classes) / num_classes,
+        f"top{top_k}": known * min(top_k, num_classes) / num_classes,
         "nll": math.log(num_classes),
     }
 

@@ -1,0 +1,53 @@
+"""bf16, fused optimizers and compiled networks at toy size."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+
+from tests.running import run
+
+pytestmark = pytest.mark.slow
+BEST = "checkpoints/best.ckpt"
+
+
+def fit(name, config):
+    Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    run(["fit", "--config", "config.yaml", "--name", name, "--report.baselines", "false", "--trainer.max_epochs", "1"])
+    return Path("runs/signs") / name
+
+
+def test_bf16_mixed_with_a_fused_optimizer_and_clipping_trains_float32_weights():
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "fused": True}}
+    folder = fit(
+        "bf16",
+        {
+            "trainer": {"precision": "bf16-mixed"},
+            "model": {"init_args": {"optimizer": optimizer}},
+            "gradient_clipping": {"max_norm": 0.1},
+        },
+    )
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {value.dtype for value in saved["state_dict"].values()} == {torch.float32}
+    before = LightningModule.load_from_checkpoint(folder / BEST, map_location="cpu")
+    assert all(bool(value.isfinite().all()) for value in before.parameters())
+    header, row = (folder / "training_log.csv").read_text(encoding="utf-8").splitlines()
+    assert float(dict(zip(header.split(","), row.split(","), strict=True))["grad/clipped_share"]) > 0
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler speaks of itself
+def test_a_compiled_network_keeps_the_names_of_its_weights_and_loads_uncompiled():
+    folder = fit("compiled", {"model": {"init_args": {"compile_net": True}}})
+    saved = torch.load(folder / BEST, weights_only=True)["state_dict"]
+    assert not [name for name in saved if "_orig_mod" in name]
+    model = LightningModule.load_from_checkpoint(folder / BEST, map_location="cpu").eval()
+    assert model.net._compiled_call_impl is None
+    batch = {"x": torch.randn(3, 20, 128), "mask": torch.ones(3, 20, dtype=torch.bool)}
+    with torch.no_grad():
+        plain = model.net(**batch)
+        model.net.compile()
+        torch.testing.assert_close(model.net(**batch), plain, rtol=1e-4, atol=1e-5)

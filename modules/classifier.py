@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from modules.base import Batch, System
-from modules.metrics import build_metrics
+from modules.metrics import Mean, build_metrics
 from modules.mixup import mixup
 
 
@@ -28,8 +28,7 @@ class Classifier(System):
 
     def build_metrics(self, num_classes: int) -> None:
         """Make the metrics of both stages; part of ``build``."""
-        self.train_loss, self.train_accuracy = (MeanMetric(nan_strategy="disable") for _ in range(2))
-        self.val_loss, self.val_nll = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.train_loss, self.train_accuracy, self.val_loss, self.val_nll = (Mean() for _ in range(4))
         self.val_metrics: MetricCollection = build_metrics(num_classes, min(self.top_k, num_classes))
 
     def setup(self, stage: str) -> None:

@@ -15,6 +15,31 @@ from modules.losses import IGNORE
 ECE_BINS = 15
 
 
+class Mean(Metric):
+    """Mean of the values that have a weight; NaN when none had.
+
+    The stock ``MeanMetric`` forgets the weights when its search for NaN, which waits for the device, is switched off.
+    """
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "weight"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: Tensor) -> None:
+        """Add values (B,) with weights (B,); what lies under a weight of 0 may be anything."""
+        self.total += torch.where(weight > 0, value * weight, 0.0).sum()
+        self.weight += weight.sum()
+
+    def compute(self) -> Tensor:
+        """Return the mean."""
+        return self.total / self.weight
+
+
 class TopK(Metric):
     """Share of samples whose class is among the k most probable; ``k=1`` is the accuracy.
 

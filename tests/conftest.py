@@ -58,7 +58,17 @@ MAY_CHANGE = {
     "WANDB_SERVICE",
     "WORLD_SIZE",
 }
-MAY_CHANGE_PREFIX = ("_WANDB", "KMP_", "__KMP_", "NUMBA_", "TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_", "TRITON_")
+MAY_CHANGE_PREFIX = (
+    "_TORCHINDUCTOR_",
+    "_WANDB",
+    "KMP_",
+    "__KMP_",
+    "NUMBA_",
+    "TORCHELASTIC_",
+    "TORCH_NCCL_",
+    "TORCHINDUCTOR_",
+    "TRITON_",
+)
 
 
 class NetworkBlocked(OSError):

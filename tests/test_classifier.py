@@ -122,6 +122,19 @@ def test_samples_without_a_label_are_not_trained_on():
     assert sorted(seen) == sorted(set(range(40)) - {0, 10, 20, 30})
 
 
+def test_padding_and_samples_without_a_label_take_part_in_no_mean():
+    model, data, _ = fitted(max_epochs=1)
+    batch = next(iter(data.val_dataloader()))
+    model.validation_step(batch, 0)
+    expected = model.val_loss.compute(), model.val_nll.compute()
+    model.val_loss.reset(), model.val_nll.reset()
+    padded = {name: torch.cat([value, value[:3]]) for name, value in batch.items()}
+    padded["y"][-3:] = torch.tensor([-1, -1, -2])
+    padded["x"][-1] = torch.nan
+    model.validation_step(padded, 0)
+    assert (model.val_loss.compute(), model.val_nll.compute()) == expected
+
+
 @pytest.mark.parametrize("size", [1, 3, 10, 64])
 def test_epoch_metrics_are_those_of_all_samples_for_any_batch_size(size):
     model, data, _ = fitted(data=PointData(batch_size=8), max_epochs=1)
@@ -216,5 +229,5 @@ def test_no_float64_reaches_the_device():
     for part in model.modules():
         if hasattr(part, "metric_state") and hasattr(part, "update_count"):
             tensors |= {f"{type(part).__name__}.{key}": value for key, value in part.metric_state.items()}
-    assert {"batch.weight", "net.layer.weight", "prob", "MeanMetric.weight", "MacroF1.hits"} <= set(tensors)
+    assert {"batch.weight", "net.layer.weight", "prob", "Mean.weight", "MacroF1.hits"} <= set(tensors)
     assert [name for name, value in tensors.items() if value.dtype == torch.float64] == []

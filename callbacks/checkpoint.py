@@ -78,10 +78,12 @@ class Checkpoint(ModelCheckpoint):
         """Write ``last`` every ``every_n_steps`` optimizer steps."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         loop = trainer.fit_loop
-        if not self.every_n_steps or trainer.fast_dev_run or loop._should_accumulate():
+        if not self.every_n_steps or _is_trial(trainer) or loop._should_accumulate():
             return
+        fetcher = loop._data_fetcher
+        assert fetcher is not None
         self._due = self._due or trainer.global_step % self.every_n_steps == 0
-        ends = loop.epoch_loop._num_ready_batches_reached() or loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        ends = loop.epoch_loop._num_ready_batches_reached() or loop.epoch_loop._should_check_val_fx(fetcher)
         if self._due and not ends:
             trainer.save_checkpoint(self.last_path)
             self._due = False
@@ -90,7 +92,7 @@ class Checkpoint(ModelCheckpoint):
         """Write ``last`` after the epoch's validation."""
         super().on_train_epoch_end(trainer, pl_module)
         self._due = False
-        if not trainer.fast_dev_run:
+        if not _is_trial(trainer):
             trainer.save_checkpoint(self.last_path)
 
     def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
@@ -104,7 +106,14 @@ class Checkpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best value and its epoch."""
         self.best_epoch = state_dict.get("best_epoch")
-        super().load_state_dict(state_dict)
+        # a run's folder may have moved, or be named from another place: the base class would then forget the best value
+        here = {"dirpath": self.dirpath, "best_model_path": self._moved(state_dict["best_model_path"])}
+        here["kth_best_model_path"] = self._moved(state_dict["kth_best_model_path"])
+        models = {self._moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **here, "best_k_models": models})
+
+    def _moved(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state of every process."""
@@ -120,12 +129,22 @@ class Checkpoint(ModelCheckpoint):
         self._process_state = states[trainer.global_rank] if len(states) == trainer.world_size else None
 
 
+def _is_trial(trainer: Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
 def _get_random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, position, has_gauss, gauss = tuple(np.random.get_state(legacy=True))
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "numpy": [
+            kind,
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ],
         "python": random.getstate(),
     }
 
@@ -144,7 +163,10 @@ def _get_metric_states(module: nn.Module) -> dict[str, Any]:
     """Return the running sums of each metric that has any, with the number of updates."""
     found = {name: part for name, part in module.named_modules() if isinstance(part, Metric) and part.update_count}
     return {
-        name: {"count": part.update_count, "state": {key: value.cpu() for key, value in part.metric_state.items()}}
+        name: {
+            "count": part.update_count,
+            "state": {key: value.cpu() for key, value in part.metric_state.items() if isinstance(value, Tensor)},
+        }
         for name, part in found.items()
     }
 

@@ -6,7 +6,6 @@ several train on the same batches, and every sample is judged exactly once.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,13 +33,6 @@ class IndexBatch:
     weight: float
     epoch: int
     step: int
-
-
-class BatchDataset(Protocol):
-    """A dataset that makes a whole batch at once."""
-
-    def __getitems__(self, batch: IndexBatch) -> Batch:
-        """Return the tensors of a batch."""
 
 
 def plan_batches(
@@ -188,9 +180,9 @@ class BatchLoader:
         self._seen = (0, 0)  # epoch, and how many of its batches were handed out
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
-            batch_sampler=sampler,
+            batch_sampler=sampler,  # type: ignore[arg-type]  # batches of its own kind, passed on as they are
             num_workers=num_workers,
-            collate_fn=_identity,
+            collate_fn=_identity,  # type: ignore[arg-type]
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
             # its own generator: the seed it draws for workers must not move the stream that dropout uses

@@ -8,7 +8,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 import datamodules
 import modules
@@ -26,7 +25,7 @@ from lightning_project.checkpoints import prefer_config
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, import_all
 from lightning_project.predictions import write_predictions_of
-from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, with_config_of_run
+from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
 from modules.base import System
 
@@ -55,6 +54,24 @@ class ProjectCLI(LightningCLI):
     word: str
     keeper: KeepRun
 
+    def __init__(self, args: list[str] | None) -> None:
+        try:
+            super().__init__(
+                System,
+                SplitDataModule,
+                trainer_class=ProjectTrainer,
+                parser_class=Parser,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": "python -m lightning_project"},
+                args=args,
+            )
+        finally:  # the base class runs the command in its constructor
+            self.close()
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's options and the shared callbacks, in their one order."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run; NAME/seed-1 is allowed.")
@@ -63,7 +80,7 @@ class ProjectCLI(LightningCLI):
             "--wandb", type=Literal["off", "offline", "online"], default="off", help="Record the run with W&B."
         )
         for key, callback in SHARED.items():
-            parser.add_lightning_class_args(callback, key)  # type: ignore[arg-type]
+            parser.add_lightning_class_args(callback, key)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -145,20 +162,28 @@ class ProjectCLI(LightningCLI):
         self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
         self._say(f"report: {self.run.path / 'REPORT.md'}")
 
-    def validate(self, **kwargs: object) -> None:
+    def validate(self, model: System, datamodule: SplitDataModule, ckpt_path: str) -> None:
         """Judge on the validation part; the report prints the numbers."""
-        self.trainer.validate(verbose=False, **kwargs)
+        self.trainer.validate(model, datamodule, ckpt_path=ckpt_path, verbose=False)
 
-    def test(self, **kwargs: object) -> None:
+    def test(self, model: System, datamodule: SplitDataModule, ckpt_path: str) -> None:
         """Judge on the test part; the report prints the numbers."""
-        self.trainer.test(verbose=False, **kwargs)
+        self.trainer.test(model, datamodule, ckpt_path=ckpt_path, verbose=False)
 
-    def predict(self, **kwargs: object) -> None:
+    def predict(self, model: System, datamodule: SplitDataModule, ckpt_path: str) -> None:
         """Predict and write `predict/predictions.csv`."""
-        write_predictions_of(self.trainer, self.run.path, **kwargs)
+        write_predictions_of(self.trainer, self.run.path, model, datamodule, ckpt_path)
+
+    def close(self) -> None:
+        """Forget the folder, take a refused run's folder away, end the loggers; whatever happened before."""
+        forget()
+        if hasattr(self, "keeper"):
+            self.keeper.withdraw()
+        if hasattr(self, "trainer"):
+            close_loggers(self.trainer.loggers)
 
     def _say(self, line: str) -> None:
-        if rank_zero_only.rank == 0:
+        if is_first():
             print(line, flush=True)
 
 
@@ -181,24 +206,4 @@ def main(args: list[str] | None = None) -> None:
         sys.argv[1:] = words  # read again by the processes that Lightning starts; words given twice are warned about
     import_all(modules, datamodules)
     quiet.be_quiet()
-    cli = ProjectCLI.__new__(ProjectCLI)  # known before its constructor runs the command, which may fail
-    try:
-        cli.__init__(  # type: ignore[misc]
-            System,
-            SplitDataModule,
-            trainer_class=ProjectTrainer,
-            parser_class=Parser,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            parser_kwargs={"prog": "python -m lightning_project"},
-            args=None if args is None else words,
-        )
-    finally:
-        forget()
-        if hasattr(cli, "keeper"):
-            cli.keeper.withdraw()
-        if hasattr(cli, "trainer"):
-            close_loggers(cli.trainer.loggers)
+    ProjectCLI(None if args is None else words)

@@ -87,15 +87,16 @@ def _known(parser: LightningArgumentParser, message: str) -> Iterator[str]:
         for found in _subclasses(base):
             yield f"{found.__module__}.{found.__qualname__}"
             yield found.__qualname__
-            yield from signature(found.__init__).parameters
+            yield from signature(found).parameters
     for path in re.findall(r"'([\w.]+\.[A-Z]\w+)'", message):  # a class named in the config, such as an optimizer
         owner, _, name = path.rpartition(".")
-        found = getattr(sys.modules.get(owner), name, None)
-        if isinstance(found, type):
-            yield from signature(found.__init__).parameters
+        named = getattr(sys.modules.get(owner), name, None)
+        if isinstance(named, type):
+            yield from signature(named).parameters
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    found: type
     for found in base.__subclasses__():
         yield found
         yield from _subclasses(found)

@@ -37,7 +37,7 @@ class Collect(Callback):
 
 
 def write_predictions_of(
-    trainer: Trainer, folder: Path, model: System, datamodule: SplitDataModule, ckpt_path: str, **kwargs: object
+    trainer: Trainer, folder: Path, model: System, datamodule: SplitDataModule, ckpt_path: str
 ) -> None:
     """Predict and write `predict/predictions.csv` into the run folder.
 
@@ -47,7 +47,6 @@ def write_predictions_of(
         model: System; its class names come from the checkpoint.
         datamodule: Data with something to predict.
         ckpt_path: Checkpoint.
-        kwargs: Other arguments of the Trainer's ``predict``.
     """
     for size in model.SIZES:  # what the trained network takes, where the config leaves it open
         if size != "num_classes" and getattr(datamodule, size) is None:
@@ -59,5 +58,5 @@ def write_predictions_of(
         assert datamodule.records is not None
         path = folder / "predict" / "predictions.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(path, datamodule.records["id"].to_numpy()[collect.ids], collect.prob, model.class_names)
+        write_predictions(path, datamodule.records["id"].iloc[collect.ids].tolist(), collect.prob, model.class_names)
         print(f"written: {path} ({len(collect.ids)} samples)")

@@ -52,7 +52,7 @@ def find_run(word: str, verb: str, root: str, name: str | None, checkpoint: str 
         raise UntrustedCheckpointError(f"{checkpoint} is an address: fetch the file yourself and name it by its path")
     if checkpoint is None:
         path = Path(root) / word / _new_name(name, verb)
-        if verb == "fit" and _is_first() and (path / "config.yaml").exists():
+        if verb == "fit" and is_first() and (path / "config.yaml").exists():
             raise UsageError(f"{path} exists: choose another --name, or resume it with --ckpt_path last")
         return RunFolder(path, None)
     path, file = _locate(word, root, name, checkpoint)
@@ -88,7 +88,7 @@ def _short(path: Path) -> Path:
 def _new_name(name: str | None, verb: str) -> str:
     if name:
         return name
-    if not _is_first() and _ENVIRONMENT in os.environ:
+    if not is_first() and _ENVIRONMENT in os.environ:
         return os.environ[_ENVIRONMENT]
     job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
     if job != "none":
@@ -97,8 +97,9 @@ def _new_name(name: str | None, verb: str) -> str:
     return stamp if verb == "fit" else f"{verb}-{stamp}"
 
 
-def _is_first() -> bool:
-    return (rank_zero_only.rank or 0) == 0
+def is_first() -> bool:
+    """Tell whether this process writes the files."""
+    return (getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
 def announce(run: RunFolder, base: Path) -> bool:
@@ -114,7 +115,7 @@ def announce(run: RunFolder, base: Path) -> bool:
     Raises:
         UsageError: When the folder cannot be written.
     """
-    if not _is_first():
+    if not is_first():
         return False
     fresh, probe = not run.path.exists(), run.path / ".writable"
     try:

@@ -67,7 +67,7 @@ class System(LightningModule):
     def _settle(self, name: str, found: int) -> None:
         given = self.hparams[name]
         if given is None:
-            if any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks):
+            if any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
                 raise ClassMapError(f"weight averaging copies the network early: set model.{name} to {found}")
             self.hparams[name] = found
         elif not self.size_fits(name, given, found):
@@ -146,8 +146,8 @@ class System(LightningModule):
             return optimizer
         scheduler = self.schedule(optimizer)  # adds initial_lr to the groups
         if getattr(scheduler, "total_steps", 0) is None:
-            scheduler.total_steps = int(self.trainer.estimated_stepping_batches)  # type: ignore[union-attr]
+            scheduler.total_steps = int(self.trainer.estimated_stepping_batches)  # type: ignore[attr-defined]
         setting: dict[str, Any] = {"scheduler": scheduler, "interval": self.schedule_interval}
         if hasattr(scheduler, "monitor"):
             setting["monitor"] = scheduler.monitor
-        return {"optimizer": optimizer, "lr_scheduler": setting}  # type: ignore[return-value,typeddict-item]
+        return {"optimizer": optimizer, "lr_scheduler": setting}  # type: ignore[return-value]

@@ -72,7 +72,7 @@ class CrossEntropy(nn.Module):
 
     def expected_at_init(self, num_classes: int) -> float:
         """Return the mean loss over the training samples of a network that gives every class the same probability."""
-        mean_weight = 1.0 if self.class_weights is None else self.class_weights.mean().item()
+        mean_weight = 1.0 if self.class_weights is None else float(self.class_weights.mean())
         return math.log(num_classes) * (1 - self.label_smoothing + self.label_smoothing * mean_weight)
 
     def _hard(self, logits: Tensor, target: Tensor) -> Tensor:

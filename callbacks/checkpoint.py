@@ -134,7 +134,8 @@ def _is_trial(trainer: Trainer) -> bool:
 
 
 def _get_random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = tuple(np.random.get_state(legacy=True))
+    state: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -195,11 +195,7 @@ def main(args: list[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if args is None else args)
     if words[:1] == ["compare"]:
-        from jsonargparse import auto_cli
-
-        from lightning_project.compare import compare
-
-        auto_cli(compare, args=words[1:], as_positional=True)
+        _compare(words[1:])
         return
     words = with_config_of_run(words)
     if args is None:
@@ -207,3 +203,14 @@ def main(args: list[str] | None = None) -> None:
     import_all(modules, datamodules)
     quiet.be_quiet()
     ProjectCLI(None if args is None else words)
+
+
+def _compare(words: list[str]) -> None:
+    """Run the one verb that takes no config, only run folders."""
+    from lightning_project.compare import compare
+
+    parser = Parser(prog="python -m lightning_project compare", description=compare.__doc__)
+    parser.add_argument("runs", nargs="+", type=str, help="run folders; a folder with seed-S/ inside is one row")
+    parser.add_function_arguments(compare, skip={"runs"})
+    found = parser.parse_args(words)
+    compare(**{key: value for key, value in found.as_dict().items() if key != "config"})

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from datamodules.errors import DataError
 from tests.running import NAME, ROOT, TINY, code, digest, fitted_run, run, write_signs
 
 QUICK = [
@@ -268,3 +269,14 @@ def test_the_readme_of_verbs_lists_the_verbs():
     assert set(ProjectCLI.subcommands()) | {"compare"} == set(_VERBS)
     assert all(f"\n  {verb} " in _HELP for verb in _VERBS)
     assert (ROOT / "configs" / "signs.yaml").is_file()
+
+
+def test_compare_takes_run_folders_as_words(capsys):
+    from lightning_project.cli import main
+
+    with pytest.raises(DataError, match="first: not a run folder"):
+        main(["compare", "runs/signs/first", "runs/signs/second", "--out", "here"])
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "a", "b", "--outt", "here"])
+    assert stop.value.code == 2
+    assert "did you mean: out" in capsys.readouterr().err

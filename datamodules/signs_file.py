@@ -222,6 +222,8 @@ def _read_labels(reader: _Reader, key: str, n: int) -> tuple[np.ndarray | None, 
             reader.problem(names_key, f"has shape {array.shape}, expected (K,)")
         else:
             names = reader.texts(names_key, len(array), "class")
+    if names is not None and "" in names:
+        reader.problem(names_key, f"name {names.index('')} is empty, which means unlabelled; give every class a name")
     if names is not None and len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         reader.problem(names_key, f"{twice!r} stands for two classes; names must be unique")

@@ -29,7 +29,7 @@ options
   --version            the version, then stop
 
 exit codes: 0 done, 1 fault, 2 usage, 3 data refused, 4 non-finite, 130/143 interrupted
-A fault prints one line; LIGHTNING_PROJECT_DEBUG=1 prints the whole traceback.
+Most errors are one line; LIGHTNING_PROJECT_DEBUG=1 prints the whole traceback.
 """
 
 

@@ -1,6 +1,5 @@
 """The verb `audit`: what is wrong with the data and the split, before anything is trained."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +26,17 @@ def audit(self: "Trainer", model: "System", datamodule: SplitDataModule, part: s
         part: Part on which the baselines are judged; choices are made on validation.
     """
     split = next(callback for callback in self.callbacks if isinstance(callback, StratifiedSplit))  # type: ignore[attr-defined]
-    split.on_leak = "warn"  # all findings first, then the verdict
     datamodule.trainer = self
     self.datamodule = datamodule  # type: ignore[attr-defined]
     datamodule.setup("fit")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the split leaks")  # said below, with all the rest
-        split.setup(self, model, "fit")
+    table = split.draw(datamodule)  # what the config asks for, also beside a run that has a split already
+    report = split.check(datamodule, table, raise_on_leak=False)  # all findings first, then the verdict
+    datamodule.apply_split(table)
     next(callback for callback in self.callbacks if isinstance(callback, KeepRun)).keep()  # type: ignore[attr-defined]
     folder = Path(self.default_root_dir) / "audit"
-    assert split.report is not None and datamodule.y is not None
+    assert datamodule.y is not None
     y = datamodule.y[datamodule.indices(part)]
-    text = split.report.to_markdown() + f"\n## Baselines on {part} ({len(y)} samples)\n\n"
+    text = report.to_markdown() + f"\n## Baselines on {part} ({len(y)} samples)\n\n"
     text += "| model | accuracy | macro F1 |\n|---|---|---|\n"
     for name, prob in datamodule.baselines(part).items():
         if prob is None:
@@ -48,7 +46,7 @@ def audit(self: "Trainer", model: "System", datamodule: SplitDataModule, part: s
         text += f"| {name} | {found['accuracy']:.3f} | {found['macro_f1']:.3f} |\n"
     print(text)
     write_text(folder / "AUDIT.md", text)
-    write_json(folder / "audit.json", split.report.to_dict())
+    write_json(folder / "audit.json", report.to_dict())
     print(f"written: {folder / 'AUDIT.md'}, {folder / 'audit.json'}")
-    if split.report.leaks:
-        raise DataError(f"{len(split.report.leaks)} leak(s): " + "; ".join(leak.message for leak in split.report.leaks))
+    if report.leaks:
+        raise DataError(f"{len(report.leaks)} leak(s): " + "; ".join(leak.message for leak in report.leaks))

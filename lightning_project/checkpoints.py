@@ -1,12 +1,16 @@
 """The config wins over a checkpoint, and says where they differ."""
 
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoint import read_checkpoint
 from datamodules.errors import DataError
+
+_OF_ONE_CALL = ("path", "predict_path", "batch_size", "num_workers")
 
 
 def prefer_config(model: Namespace, path: str) -> None:
@@ -32,6 +36,32 @@ def prefer_config(model: Namespace, path: str) -> None:
         for name in sorted(given.keys() | had.keys()):
             if given.get(name) != had.get(name):
                 _say(f"model.{name}: the config's {given.get(name)} is used; the checkpoint had {had.get(name)}")
+
+
+def say_changed_data(data: Namespace, kept: Path) -> None:
+    """Print where the data settings differ from those of the run that was trained; the config's are used.
+
+    Args:
+        data: The ``data`` part of the config.
+        kept: Config of the run; nothing is compared where there is none.
+    """
+    if not kept.is_file():
+        return
+    trained = yaml.safe_load(kept.read_text(encoding="utf-8")).get("data", {}).get("init_args", {})
+    for key in sorted(trained.keys() & data.init_args.keys() - set(_OF_ONE_CALL)):
+        given, had = (_flat(key, _plain(value)) for value in (data.init_args[key], trained[key]))
+        for name in sorted(given.keys() | had.keys()):
+            if given.get(name) != had.get(name):
+                _say(f"data.{name}: the config's {given.get(name)} is used; the run was trained with {had.get(name)}")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever a config may hold
+    """Return mappings and lists in place of namespaces and tuples, and no empty arguments."""
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items() if inner is not None and inner != {}}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:  # noqa: ANN401  # whatever a config may hold

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 
 import datamodules
 import modules
@@ -21,7 +20,8 @@ from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
 from lightning_project import quiet
 from lightning_project.audit import audit
-from lightning_project.checkpoints import prefer_config
+from lightning_project.checkpoints import prefer_config, say_changed_data
+from lightning_project.exits import UsageError, exit_code
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, import_all
 from lightning_project.predictions import write_predictions_of
@@ -106,6 +106,18 @@ class ProjectCLI(LightningCLI):
         if self.run.checkpoint:
             config.ckpt_path = self.run.checkpoint
             prefer_config(config.model, self.run.checkpoint)
+            say_changed_data(config.data, self.run.path / "config.yaml")
+
+    def instantiate_classes(self) -> None:
+        """Build everything; a value that a class refuses is a mistake on the command line, said in one line."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if exit_code(error)[1] is not None:
+                raise
+            while error.__cause__ is not None:  # the parser wraps what a constructor says
+                error = error.__cause__  # type: ignore[assignment]
+            raise UsageError(str(error)) from error
 
     def before_instantiate_classes(self) -> None:
         """Make the run folder."""
@@ -133,16 +145,16 @@ class ProjectCLI(LightningCLI):
         if verb != "fit":
             loggers = loggers[1:]  # no CSV: the report writes the numbers of the other verbs
         own = trainer["logger"]
-        loggers += [own] if isinstance(own, Logger) else [] if own is None or isinstance(own, bool) else list(own)
+        loggers += [] if isinstance(own, bool) else _listed(own)
         sharded = "fsdp" in str(trainer["strategy"]).lower()  # writes its shards itself
         shown = TQDMProgressBar(refresh_rate=50) if bar else EpochLines()
-        trainer["callbacks"] = [*(trainer["callbacks"] or []), shown]
+        trainer["callbacks"] = [*_listed(trainer["callbacks"]), shown]
         built = super().instantiate_trainer(
             default_root_dir=str(self.run.path),
             logger=loggers if loggers and verb != "audit" else False,
             enable_progress_bar=bar,
             use_distributed_sampler=False,  # the loaders divide the batches themselves, without repeating a sample
-            plugins=[*(trainer["plugins"] or []), *([] if sharded else [AtomicCheckpointIO()])],
+            plugins=[*_listed(trainer["plugins"]), *([] if sharded else [AtomicCheckpointIO()])],
             **kwargs,
         )
         built.callbacks += [self.keeper, SaveOnSignal()]  # type: ignore[attr-defined]  # after all that can refuse
@@ -185,6 +197,10 @@ class ProjectCLI(LightningCLI):
     def _say(self, line: str) -> None:
         if is_first():
             print(line, flush=True)
+
+
+def _listed(given: Any) -> list[Any]:  # noqa: ANN401  # what the Trainer takes alone or as a list
+    return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
 
 
 def main(args: list[str] | None = None) -> None:

@@ -32,7 +32,7 @@ VERBS = ("fit", "validate", "test", "predict", "audit")
 class Parser(LightningArgumentParser):
     """The launcher's parser."""
 
-    def __init__(self, *args: object, **kwargs: Any) -> None:  # noqa: ANN401  # handed on  # noqa: ANN401  # as argparse takes them
+    def __init__(self, *args: object, **kwargs: Any) -> None:  # noqa: ANN401  # as argparse takes them
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
 

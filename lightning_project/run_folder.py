@@ -53,7 +53,8 @@ def find_run(word: str, verb: str, root: str, name: str | None, checkpoint: str 
     if checkpoint is None:
         path = Path(root) / word / _new_name(name, verb)
         if verb == "fit" and is_first() and (path / "config.yaml").exists():
-            raise UsageError(f"{path} exists: choose another --name, or resume it with --ckpt_path last")
+            chosen = "" if name else " (its name is the job's)"
+            raise UsageError(f"{path} exists{chosen}: choose another --name, or resume it with --ckpt_path last")
         return RunFolder(path, None)
     path, file = _locate(word, root, name, checkpoint)
     if not file.is_file():
@@ -90,8 +91,10 @@ def _new_name(name: str | None, verb: str) -> str:
         return name
     if not is_first() and _ENVIRONMENT in os.environ:
         return os.environ[_ENVIRONMENT]
-    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    if job != "none":
+    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    if job == "none":  # torchrun without an id: each process would choose a name of its own
+        raise UsageError("several processes need one name: add --name NAME, or --rdzv_id ID to torchrun")
+    if job:
         return f"job-{job}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return stamp if verb == "fit" else f"{verb}-{stamp}"
@@ -192,7 +195,9 @@ def with_config_of_run(words: list[str]) -> list[str]:
         return words
     joined = [word.split("=", 1) for word in words if word.startswith("--ckpt_path=")]
     given = joined[0][1] if joined else words[words.index("--ckpt_path") + 1] if "--ckpt_path" in words[:-1] else None
-    for folder in (Path(given), Path(given).parent.parent) if given else ():
+    if given in (None, "best", "last"):  # without a config the system's word is not known, nor so the run
+        return words
+    for folder in (Path(str(given)), Path(str(given)).parent.parent):
         if (folder / "config.yaml").is_file():
             return [words[0], "--config", str(folder / "config.yaml"), *words[1:]]
     return words

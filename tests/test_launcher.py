@@ -280,3 +280,48 @@ def test_compare_takes_run_folders_as_words(capsys):
         main(["compare", "a", "b", "--outt", "here"])
     assert stop.value.code == 2
     assert "did you mean: out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--gradient_clipping.max_norm", "-1"], "max_norm must be positive"),
+        (["--data.max_len", "0"], "max_len=0 must be at least 1"),
+        (["--model.heads", "3", "--model.num_classes", "30", "--model.input_dim", "128"], "heads=3 does not divide"),
+    ],
+)
+def test_a_value_that_a_class_refuses_is_one_line(words, said, capsys):
+    assert code(["fit", *words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in lines if said in line and line.startswith("error: ")] == lines[-1:]
+
+
+def test_changed_data_settings_are_said_at_a_test(copied, fitted, capsys):
+    run(["test", "--name", NAME, "--ckpt_path", "best", *data_of(fitted), "--data.max_len", "80", *QUICK])
+    printed = capsys.readouterr().out
+    assert "data.max_len: the config's 80 is used; the run was trained with 96" in printed
+    assert "data.path" not in printed and "model." not in printed
+
+
+def test_an_audit_beside_a_run_judges_the_split_that_is_asked_for(copied, fitted, capsys):
+    before = files_in(copied)
+    words = ["audit", "--name", NAME, *data_of(fitted)]
+    assert code(words) == 0
+    assert code([*words, "--split.group_aware", "false"]) == 3
+    assert "leak" in capsys.readouterr().err
+    after = files_in(copied)
+    assert {name: after[name] for name in before} == before  # the run itself is untouched
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "configs" / "machine").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_machine_overlay_builds_its_trainer(overlay, monkeypatch, tmp_path):
+    """As far as a machine without an accelerator can: the accelerator and the number of devices are swapped."""
+    from lightning_project import cli
+
+    built = []
+    monkeypatch.setattr(cli.ProjectCLI, "_run_subcommand", lambda self, verb: built.append(self.trainer))
+    one = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+    if "fsdp" in overlay.stem:  # refuses a CPU
+        one += ["--trainer.strategy", "auto"]
+    run(["fit", "--config", str(overlay), *one, "--name", "n"])
+    assert [type(callback).__name__ for callback in built[0].callbacks].count("RunReport") == 1

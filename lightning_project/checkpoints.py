@@ -48,7 +48,7 @@ def say_changed_data(data: Namespace, kept: Path) -> None:
     if not kept.is_file():
         return
     trained = yaml.safe_load(kept.read_text(encoding="utf-8")).get("data", {}).get("init_args", {})
-    for key in sorted(trained.keys() & data.init_args.keys() - set(_OF_ONE_CALL)):
+    for key in sorted((trained.keys() & set(data.init_args.keys())) - set(_OF_ONE_CALL)):
         given, had = (_flat(key, _plain(value)) for value in (data.init_args[key], trained[key]))
         for name in sorted(given.keys() | had.keys()):
             if given.get(name) != had.get(name):

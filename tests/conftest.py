@@ -119,6 +119,14 @@ def _seed(seed: int = 0) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_words_of_pytest():
+    """Hide pytest's own words from the command line under test, from fixtures of a module on."""
+    words, sys.argv = sys.argv, ["lightning_project"]
+    yield
+    sys.argv = words
+
+
 @pytest.fixture(autouse=True)
 def house_rules(tmp_path, monkeypatch):
     """Run in an empty folder with fixed seeds, and find out whether the test changed the process."""

@@ -321,6 +321,8 @@ def test_each_machine_overlay_builds_its_trainer(overlay, monkeypatch, tmp_path)
     built = []
     monkeypatch.setattr(cli.ProjectCLI, "_run_subcommand", lambda self, verb: built.append(self.trainer))
     one = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+    for name in ("NODEID", "PROCID", "LOCALID") if "slurm" in overlay.stem else ():
+        monkeypatch.setenv(f"SLURM_{name}", "0")
     if "fsdp" in overlay.stem:  # refuses a CPU
         one += ["--trainer.strategy", "auto"]
     run(["fit", "--config", str(overlay), *one, "--name", "n"])

@@ -20,6 +20,7 @@ import os
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 if Path.cwd().name == "notebooks":
@@ -81,5 +82,5 @@ pd.DataFrame(pairs).round(4)
 guess = pd.DataFrame(
     {name: found.class_names[found.prob.argmax(axis=1)] for name, found in runs.items()}, index=first.id
 )
-guess.insert(0, "truth", first.class_names[first.y])
+guess.insert(0, "truth", np.where(first.y >= 0, first.class_names[first.y], "(not in training)"))
 guess[guess[list(runs)].nunique(axis=1) > 1].head(20)

@@ -19,6 +19,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -113,7 +114,7 @@ plots.calibration(*(bins[c].to_numpy() for c in ("confidence", "accuracy", "coun
 wrong = pd.DataFrame(
     {
         "id": found.id,
-        "truth": found.class_names[found.y],
+        "truth": np.where(found.y >= 0, found.class_names[found.y], "(not in training)"),
         "taken for": found.class_names[found.prob.argmax(axis=1)],
         "confidence": confidence,
     }

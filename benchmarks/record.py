@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from callbacks.report_files import environment, git_commit, write_json
+from callbacks.report_environment import environment, git_commit
+from callbacks.report_files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "records"

@@ -1,66 +1,24 @@
 """The report of a run: what was trained, how it went, and numbers that come from one stored prediction file."""
 
-import html
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks import report_files as files
-from callbacks import report_text as text
+from callbacks import report_metrics, report_settings, report_stage, report_tables, report_text, report_wandb
+from callbacks.report_baselines import simple_models
+from callbacks.report_environment import environment
+from callbacks.report_targets import Target, judge
 from datamodules.errors import DataError
-from datamodules.splits import split_hash
-from modules import statistics
-
-PART = {"validate": "val", "test": "test"}
-
-
-@dataclass
-class Target:
-    """A number to reach, stated before the run.
-
-    Attributes:
-        metric: Logged name, such as ``test/accuracy`` or ``val/macro_f1``.
-        threshold: Value to reach.
-        epoch: By which epoch (counted from 0); ``None`` means by the end.
-        mode: Whether larger or smaller is better.
-    """
-
-    metric: str
-    threshold: float
-    epoch: int | None = None
-    mode: Literal["max", "min"] = "max"
-
-    def judge(self, log: pd.DataFrame, measured: Mapping[str, float], best_epoch: int | None) -> dict[str, Any]:
-        """Look the metric up; ``reached`` is ``None`` when it was not measured (yet).
-
-        Args:
-            log: ``training_log.csv``.
-            measured: metric -> value on the best weights.
-            best_epoch: Epoch of those weights; what is measured on them was reached by then.
-        """
-        value = measured.get(self.metric)
-        if value is not None and self.epoch is not None and (best_epoch is None or best_epoch > self.epoch):
-            value = None
-        if self.metric in log and (value is None or self.epoch is not None):
-            seen = log if self.epoch is None else log[log["epoch"] <= self.epoch]
-            best = seen[self.metric].max() if self.mode == "max" else seen[self.metric].min()
-            value = float(best) if pd.notna(best) else value
-        late = value is None and self.metric in measured
-        reached = None if value is None else value >= self.threshold if self.mode == "max" else value <= self.threshold
-        return {**asdict(self), "value": value, "reached": False if late else reached}
 
 
 class RunReport(pl.Callback):
@@ -111,7 +69,7 @@ class RunReport(pl.Callback):
         """Write what is known before the first step."""
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            files.write_json(folder / "environment.json", files.environment())
+            files.write_json(folder / "environment.json", environment())
             table = getattr(_data(trainer), "table", None)
             if table is not None and not (folder / "split.csv").exists():
                 files.write_csv(folder / "split.csv", table)
@@ -153,60 +111,18 @@ class RunReport(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``run.json`` from the live objects."""
         if trainer.is_global_zero and self.rows:
-            self._write_run(trainer, pl_module, {**files.live_settings(trainer, pl_module), **self._course(trainer)})
+            report_settings.write_run(trainer, pl_module, self._fit_facts(trainer, pl_module))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave a ``run.json`` that says why a fit broke off."""
         if trainer.is_global_zero and self.rows and trainer.state.fn == TrainerFn.FITTING:
             with suppress(Exception):  # what broke the fit off must stay the error that is seen
-                facts = {**files.live_settings(trainer, pl_module), **self._course(trainer)}
+                facts = self._fit_facts(trainer, pl_module)
                 facts["stop_reason"] = f"broken off: {type(exception).__name__}: {exception}"
-                self._write_run(trainer, pl_module, facts)
+                report_settings.write_run(trainer, pl_module, facts)
 
-    def _course(self, trainer: pl.Trainer) -> dict[str, Any]:
-        checkpoint, stopping = files.by_name(trainer, "Checkpoint"), files.by_name(trainer, "EarlyStopping")
-        seconds = [row["seconds"] for row in self.rows]
-        best = getattr(checkpoint, "best_epoch", None)
-        at_best = next((row for row in self.rows if row["epoch"] == best), {})
-        reason = getattr(stopping, "reason", "") or (
-            "max_epochs reached"
-            if trainer.max_epochs and trainer.current_epoch >= trainer.max_epochs
-            else "max_steps reached"
-            if 0 < trainer.max_steps <= trainer.global_step
-            else "stopped"
-        )
-        return {
-            "best_epoch": best,
-            "best_value": getattr(checkpoint, "best_model_score", None),
-            "monitor": getattr(checkpoint, "monitor", None),
-            "best_val_acc": at_best.get("val/accuracy"),
-            "best_train_acc": at_best.get("train/accuracy"),
-            "epochs_run": len(self.rows),
-            "steps_run": trainer.global_step,
-            "stop_reason": reason,
-            "fit_seconds": round(sum(seconds), 3),
-            "seconds_per_epoch": round(float(np.median(seconds)), 3),
-            "training_timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-
-    def _write_run(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, facts: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        folder, data = Path(trainer.default_root_dir), _data(trainer)
-        table, describe = getattr(data, "table", None), getattr(data, "describe", None)
-        run = {
-            **files.read_json(folder / "run.json"),
-            "system": type(pl_module).__module__.rsplit(".", 1)[-1],
-            "total_params": sum(parameter.numel() for parameter in pl_module.parameters()),
-            "trainable_params": sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
-            **facts,
-            "config_hash": files.config_hash(folder),
-            "split_hash": None if table is None else split_hash(table),
-            "split": None if table is None else table["part"].value_counts().to_dict(),
-            "data": describe() if describe else None,
-        }
-        files.write_json(folder / "run.json", run)
-        return run
+    def _fit_facts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        return {**report_settings.live_settings(trainer, pl_module), **report_settings.course(trainer, self.rows)}
 
     # -- validation and test: collect, gather, compute -------------------------------------------------------------
 
@@ -276,18 +192,7 @@ class RunReport(pl.Callback):
         real = found.labelled()
         if not len(real.y):
             raise DataError(f"the {part} part has no labelled sample; use `predict` for data without labels")
-        names = [str(name) for name in real.class_names]
-        self._values = {
-            n: float(v) for n, v in statistics.classification_metrics(real.prob, real.y, names, self.top_k).items()
-        }
-        loss = getattr(pl_module, "loss", None)
-        if loss is not None:  # the training loss from the stored probabilities: log-probabilities are logits too
-            known = real.y >= 0
-            prob, y = torch.from_numpy(real.prob[known]), torch.from_numpy(real.y[known])
-            logits = prob.clamp_min(torch.finfo(torch.float32).tiny).log()
-            with torch.no_grad():
-                losses = loss(logits.to(pl_module.device), y.to(pl_module.device))
-            self._values["loss"] = losses.cpu().double().mean().item()  # some devices have no float64
+        self._values = report_metrics.measure(real, getattr(pl_module, "loss", None), pl_module.device, self.top_k)
 
     def _gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> files.Predictions:
         mine: list[tuple[np.ndarray, ...]] = []
@@ -322,9 +227,8 @@ class RunReport(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files of ``validate``, and the weights when it closes a fit."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            state = (
-                trainer.strategy.lightning_module_state_dict()
-            )  # on all processes: sharded weights are gathered here
+            # on all processes: sharded weights are gathered here
+            state = trainer.strategy.lightning_module_state_dict()
             if trainer.is_global_zero and self._stage(trainer) == "fit":
                 net = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
                 files.write_weights(Path(trainer.default_root_dir) / "weights.safetensors", net)
@@ -338,90 +242,29 @@ class RunReport(pl.Callback):
         if not trainer.is_global_zero or self._predictions is None:
             return
         root, stage, real = Path(trainer.default_root_dir), self._stage(trainer), self._predictions.labelled()
-        baselines, notes = self._baselines(trainer, part)
-        metrics = text.evaluate(real, self._values, baselines, notes, self.bootstrap, self.top_k)
+        baselines, notes = simple_models(_data(trainer), part, real, self.baselines)
+        metrics = report_metrics.evaluate(real, self._values, baselines, notes, self.bootstrap, self.top_k)
         metrics |= {"part": part, "evaluated": len(self._predictions.id), "expected": len(_data(trainer).indices(part))}
         run = files.read_json(root / "run.json")
-        log = (
-            log_frame(self.rows)
-            if not (root / "training_log.csv").is_file()
-            else pd.read_csv(root / "training_log.csv")
-        )
-        metrics["generalisation_gap"] = text.generalisation_gap(root, part, self._values, run)
-        measured = {f"{part}/{name}": value for name, value in self._values.items()}
-        other = files.read_json(root / ("fit" if part == "test" else "test") / "metrics.json").get("values", {})
-        measured |= {f"{'val' if part == 'test' else 'test'}/{name}": value for name, value in other.items()}
-        facts: dict[str, Any] = {
-            "targets": [target.judge(log, measured, run.get("best_epoch")) for target in self.targets]
-        }
+        stored = root / "training_log.csv"
+        log = pd.read_csv(stored) if stored.is_file() else log_frame(self.rows)
+        metrics["generalisation_gap"] = report_metrics.generalisation_gap(root, part, self._values, run)
+        facts: dict[str, Any] = {"targets": judge(self.targets, root, part, self._values, log, run.get("best_epoch"))}
         if part == "test":
             top = f"top{self.top_k}"
-            facts |= {
-                f"test_{new}": self._values.get(old)
-                for new, old in (
-                    ("accuracy", "accuracy"),
-                    ("macro_f1", "macro_f1"),
-                    (f"{top}_accuracy", top),
-                    ("loss", "loss"),
-                )
-            }
-        facts |= files.checks(trainer)
+            keys = {"accuracy": "accuracy", "macro_f1": "macro_f1", f"{top}_accuracy": top, "loss": "loss"}
+            facts |= {f"test_{key}": self._values.get(metric) for key, metric in keys.items()}
+        facts |= report_settings.checks(trainer)
         if "architecture" not in run:
-            facts = {**files.live_settings(trainer, pl_module), **facts}
-        run = self._write_run(trainer, pl_module, facts)
+            facts = {**report_settings.live_settings(trainer, pl_module), **facts}
+        run = report_settings.write_run(trainer, pl_module, facts)
         if not (root / "environment.json").is_file():
-            files.write_json(root / "environment.json", files.environment())
-        text.write_stage(root, stage, real, metrics, run, log)
-        files.write_text(root / "REPORT.md", text.report(root, _shown(root)))
-        self._send(trainer, root, stage)
-        print(text.terminal(metrics, run, stage))
-        print("written:\n" + "\n".join(f"  {_shown(path)}" for path in text.run_files(root)))
-
-    def _baselines(self, trainer: pl.Trainer, part: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        data, found = _data(trainer), self._predictions
-        assert found is not None
-        counts = np.asarray(data.class_counts("train"), dtype=float)
-        result = {"majority": np.tile((counts / counts.sum()).astype(np.float32), (len(found.labelled().y), 1))}
-        notes: dict[str, str] = {}
-        if not self.baselines:
-            return result, {"strong baseline": "not run (report.baselines is off)"}
-        try:
-            simple = data.baselines(part)
-        except Exception as error:  # a simple model must not cost the report of a long run; the report says so
-            return result, {**notes, "strong baseline": f"not run ({type(error).__name__}: {error})"}
-        if not simple:
-            notes["strong baseline"] = "not run (this data has none)"
-        notes |= {name: "not run (install the extra `baselines`)" for name, prob in simple.items() if prob is None}
-        place = {name: row for row, name in enumerate(data.records["id"].to_numpy(str)[data.indices(part)])}
-        order = [place[name] for name in found.labelled().id]
-        return result | {name: np.asarray(prob)[order] for name, prob in simple.items() if prob is not None}, notes
-
-    def _send(self, trainer: pl.Trainer, root: Path, stage: str) -> None:
-        for logger in trainer.loggers:
-            if not isinstance(logger, WandbLogger):
-                continue
-            try:
-                import wandb
-
-                table = pd.read_csv(root / stage / "per_class.csv", index_col=0).rename_axis("class").reset_index()
-                pictures = {
-                    f"{stage}/{name}": wandb.Image(str(root / stage / f"{name}.png"))
-                    for name in ("confusion", "per_class", "calibration")
-                }
-                page = html.escape((root / "REPORT.md").read_text(encoding="utf-8"))
-                run = logger.experiment
-                run.log(
-                    {
-                        **pictures,
-                        f"{stage}/per_class_table": wandb.Table(dataframe=table),
-                        "report": wandb.Html(f"<pre>{page}</pre>"),
-                    }
-                )
-                for path in (root / "REPORT.md", root / "config.yaml"):
-                    if path.is_file():
-                        run.save(str(path.resolve()), base_path=str(root.resolve()), policy="now")
-            except Exception as error:  # a dead server must not cost the files that are already on disk
-                warnings.warn(f"the report was not sent to W&B ({type(error).__name__}: {error})", stacklevel=2)
+            files.write_json(root / "environment.json", environment())
+        report_stage.write_stage(root, stage, real, metrics, run, log)
+        files.write_text(root / "REPORT.md", report_text.report(root, _shown(root)))
+        report_wandb.send(trainer.loggers, root, stage)
+        print(report_tables.terminal(metrics, run, stage))
+        print("written:\n" + "\n".join(f"  {_shown(path)}" for path in report_text.run_files(root)))
 
 
 def log_frame(rows: list[dict[str, float]]) -> pd.DataFrame:

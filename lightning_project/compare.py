@@ -14,6 +14,7 @@ import yaml
 from callbacks import report_files as files
 from callbacks import report_plots as plots
 from callbacks.report_files import Predictions
+from callbacks.report_settings import comparable_config
 from datamodules.errors import DataError
 from modules import statistics
 
@@ -48,7 +49,7 @@ class Run:
         return cls(
             folder,
             files.read_json(folder / "run.json"),
-            _flat(files.comparable_config(settings)),
+            _flat(comparable_config(settings)),
             Predictions.load(path).labelled(),
         )
 
@@ -132,14 +133,6 @@ def _rows(found: list[Run]) -> dict[str, list[Run]]:
     return rows
 
 
-def _resampled(run: Run, bootstrap: int) -> dict[str, np.ndarray]:
-    # The values behind statistics.bootstrap; one seed gives every run the same resamples of the same groups.
-    found = run.found
-    columns, matrix = statistics._sample_counts(found.prob, found.y, SHOWN)
-    grouped = statistics._by_group(matrix, statistics._codes(found.group, found.y))
-    return statistics._resampled(grouped, columns, found.prob.shape[1], SHOWN, bootstrap, seed=0)
-
-
 def _table(rows: dict[str, list[Run]], bootstrap: int) -> pd.DataFrame:
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     lines: list[dict[str, Any]] = []
@@ -149,7 +142,8 @@ def _table(rows: dict[str, list[Run]], bootstrap: int) -> pd.DataFrame:
             statistics.classification_metrics(run.found.prob, run.found.y, [str(n) for n in run.found.class_names])
             for run in runs
         ]
-        draws = [_resampled(run, bootstrap) for run in runs]
+        # one seed gives every run the same resamples of the same groups
+        draws = [statistics.resampled(r.found.prob, r.found.y, r.found.group, SHOWN, bootstrap) for r in runs]
         line: dict[str, Any] = {"run": name, "seeds": len(runs)}
         for metric in SHOWN:
             values, drawn = (

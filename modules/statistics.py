@@ -30,9 +30,7 @@ def classification_metrics(
     if prob.shape[1:] != (len(class_names),):
         raise ValueError(f"probabilities {prob.shape} do not fit {len(class_names)} class names")
     names = ["accuracy", "macro_f1", "macro_precision", "macro_recall", "weighted_f1", f"top{top_k}", "nll", "ece"]
-    columns, matrix = _sample_counts(prob, y, names)
-    totals = np.asarray(matrix.sum(axis=0)).reshape(1, -1)
-    return {name: float(value[0]) for name, value in _from_totals(totals, columns, prob.shape[1], names).items()}
+    return _measured(prob, y, names)
 
 
 def per_class(prob: np.ndarray, y: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
@@ -90,6 +88,40 @@ def reliability(prob: np.ndarray, y: np.ndarray, bins: int = ECE_BINS) -> pd.Dat
     )
 
 
+def resampled(
+    prob: np.ndarray, y: np.ndarray, groups: np.ndarray, metrics: Sequence[str] = METRICS, n: int = 1000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return the value of each metric in n resamples of the groups, (n,) each.
+
+    Equal groups and an equal seed give equal resamples, so that values of two models can be subtracted.
+
+    Args:
+        prob: Probabilities (N, C).
+        y: Class indices (N,), -1 = no label.
+        groups: Group of each sample (N,), of any type that sorts.
+        metrics: Any of the names that :func:`classification_metrics` returns, with any top-k.
+        n: Number of resamples.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: For an unknown metric, shapes that do not fit, or no labelled sample.
+    """
+    columns, matrix = _sample_counts(prob, y, metrics)
+    codes = _codes(groups, y)
+    member = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
+    grouped = member @ matrix
+    rng = np.random.default_rng(seed)
+    count, transposed = grouped.shape[0], grouped.T.tocsr()
+    step = max(1, _CELLS // max(grouped.shape))
+    found: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    for start in range(0, n, step):
+        times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, n - start))
+        totals = (transposed @ times.T.astype(np.float64)).T
+        for name, value in _from_totals(totals, columns, prob.shape[1], metrics).items():
+            found[name].append(value)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
 def bootstrap(
     prob: np.ndarray,
     y: np.ndarray,
@@ -102,10 +134,10 @@ def bootstrap(
     """Percentile intervals of metrics over resampled groups.
 
     Args:
-        prob: Probabilities (N, C).
-        y: Class indices (N,), -1 = no label.
-        groups: Group of each sample (N,), of any type that sorts.
-        metrics: Any of the names that :func:`classification_metrics` returns, with any top-k.
+        prob: As in :func:`resampled`, like all arguments but the last.
+        y: Class indices (N,).
+        groups: Group of each sample (N,).
+        metrics: Names.
         n: Number of resamples.
         seed: Seed of the resampling.
         level: Coverage, in (0, 1).
@@ -114,12 +146,10 @@ def bootstrap(
         The (low, high) of each metric, and the number of groups with a label, to be printed beside the intervals.
 
     Raises:
-        ValueError: For an unknown metric, shapes that do not fit, or no labelled sample.
+        ValueError: As in :func:`resampled`.
     """
-    columns, matrix = _sample_counts(prob, y, metrics)
-    grouped = _by_group(matrix, _codes(groups, y))
-    values = _resampled(grouped, columns, prob.shape[1], metrics, n, seed)
-    return {name: _interval(values[name], level) for name in metrics}, grouped.shape[0]
+    values = resampled(prob, y, groups, metrics, n, seed)
+    return {name: _interval(values[name], level) for name in metrics}, int(_codes(groups, y).max()) + 1
 
 
 def paired_bootstrap(
@@ -138,21 +168,14 @@ def paired_bootstrap(
         The (difference, low, high) of each metric; an interval without zero is a difference at this level.
 
     Raises:
-        ValueError: As in :func:`bootstrap`.
+        ValueError: As in :func:`resampled`, or probabilities of different shapes.
     """
     if prob_a.shape != prob_b.shape:
         raise ValueError(f"the two models have probabilities of different shapes: {prob_a.shape} and {prob_b.shape}")
-    codes = _codes(groups, y)
-    found = []
-    for prob in (prob_a, prob_b):
-        columns, matrix = _sample_counts(prob, y, metrics)
-        totals = np.asarray(matrix.sum(axis=0)).reshape(1, -1)
-        point = _from_totals(totals, columns, prob.shape[1], metrics)
-        found.append((point, _resampled(_by_group(matrix, codes), columns, prob.shape[1], metrics, n, seed)))
-    (point_a, values_a), (point_b, values_b) = found
+    point_a, point_b = (_measured(prob, y, metrics) for prob in (prob_a, prob_b))
+    values_a, values_b = (resampled(prob, y, groups, metrics, n, seed) for prob in (prob_a, prob_b))
     return {
-        name: (float(point_a[name][0] - point_b[name][0]), *_interval(values_a[name] - values_b[name], level))
-        for name in metrics
+        name: (point_a[name] - point_b[name], *_interval(values_a[name] - values_b[name], level)) for name in metrics
     }
 
 
@@ -219,25 +242,10 @@ def _sample_counts(
     return columns, sparse.hstack(parts, format="csr")
 
 
-def _by_group(matrix: sparse.csr_array, codes: np.ndarray) -> sparse.csr_array:
-    member = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
-    return member @ matrix
-
-
-def _resampled(
-    grouped: sparse.csr_array, columns: dict[str, slice], num_classes: int, metrics: Sequence[str], n: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Return the value of each metric in n resamples of the groups, (n,) each."""
-    rng = np.random.default_rng(seed)
-    count, transposed = grouped.shape[0], grouped.T.tocsr()
-    step = max(1, _CELLS // max(grouped.shape))
-    found: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    for start in range(0, n, step):
-        times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, n - start))
-        totals = (transposed @ times.T.astype(np.float64)).T
-        for name, value in _from_totals(totals, columns, num_classes, metrics).items():
-            found[name].append(value)
-    return {name: np.concatenate(values) for name, values in found.items()}
+def _measured(prob: np.ndarray, y: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
+    columns, matrix = _sample_counts(prob, y, metrics)
+    totals = np.asarray(matrix.sum(axis=0)).reshape(1, -1)
+    return {name: float(value[0]) for name, value in _from_totals(totals, columns, prob.shape[1], metrics).items()}
 
 
 def _from_totals(

@@ -41,7 +41,7 @@ def test_its_names_are_those_that_the_code_logs():
     assert set(CURVES["Validation"]) == {f"val/{name}" for name in ("loss", "nll", *build_metrics(5).keys())}
     code = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "callbacks").glob("*.py")}
     assert all(f'"{name}"' in code["gradient_clipping"] for name in CURVES["Training"] if name.startswith("grad/"))
-    report = code["run_report"] + code["report_text"]
+    report = "".join(code[name] for name in ("report_wandb", "report_stage"))
     assert all(name.rsplit("/", 1)[-1] in report for name in [*PICTURES, *TABLES])
 
 

@@ -34,7 +34,8 @@ def test_a_notebook_defines_nothing(script):
 def write_run(folder: Path, seed: int) -> Path:
     """A tested run of 3 classes and 30 samples, its files written by the report's own functions."""
     from callbacks import report_files as files
-    from callbacks import report_text as text
+    from callbacks.report_metrics import evaluate
+    from callbacks.report_stage import write_stage
     from modules import statistics
 
     rng = np.random.default_rng(seed)
@@ -45,10 +46,10 @@ def write_run(folder: Path, seed: int) -> Path:
     found = files.Predictions(ids, np.array([f"person-{i // 2:02d}" for i in range(30)]), y, prob, names)
     values = statistics.classification_metrics(prob, y, list(names), 3)
     baselines = {"majority": np.full((30, 3), 1 / 3, dtype=np.float32)}
-    metrics = text.evaluate(found, values, baselines, {"minirocket": "not installed"}, 50, 3) | {"part": "test"}
+    metrics = evaluate(found, values, baselines, {"minirocket": "not installed"}, 50, 3) | {"part": "test"}
     run = {"system": "signs", "total_params": 10, "best_epoch": 1, "best_value": 0.5, "monitor": "val/macro_f1"}
     log = pd.DataFrame({"epoch": [0, 1], "lr": [1e-3, 1e-3], "train/loss": [1.0, 0.5], "val/loss": [1.0, 0.7]})
-    text.write_stage(folder, "test", found, metrics, run, log)
+    write_stage(folder, "test", found, metrics, run, log)
     found.save(folder / "test" / "predictions_test.npz")
     files.write_json(folder / "run.json", run)
     files.write_csv(folder / "training_log.csv", log)

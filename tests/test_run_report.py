@@ -14,10 +14,13 @@ from safetensors.torch import load_file
 from sklearn import metrics as sk
 from torch import Tensor, nn
 
-from callbacks.report_files import Predictions, config_hash, write_json, write_npz, write_text
+from callbacks.report_files import Predictions, write_json, write_npz, write_text
+from callbacks.report_settings import config_hash
+from callbacks.report_tables import terminal
 from callbacks.run_report import RunReport, Target
 from datamodules.errors import DataError
 from datamodules.splits import split_hash
+from modules import statistics
 
 NAMES = ["Adiós", "Compañero", "Cómo está", "Lápiz"]
 FEATURES = 6
@@ -56,7 +59,7 @@ class Data(pl.LightningDataModule):
         return {"largest_feature": prob, "minirocket": None}
 
     def describe(self):
-        return {"source": "synthetic", "records": len(self.records)}
+        return {"source": "/srv/recordings/signs.npz", "records": len(self.records)}
 
     def _loader(self, part):
         order = self.indices(part)
@@ -133,10 +136,14 @@ class Finding:
     severity: str
     message: str
     count: int
+    examples: tuple[str, ...] = ()
 
 
 class StratifiedSplit(pl.Callback):
-    findings = (Finding("twins", "warning", "r001 and r002 have one content", 1),)
+    findings = (
+        Finding("twins", "warning", "r001 and r002 have one content", 1),
+        Finding("near_twins", "warning", "some are alike", 12, tuple(f"r{i} ~ r{i + 20}" for i in range(1, 10))),
+    )
 
 
 class Probes(pl.Callback):
@@ -294,7 +301,7 @@ def test_intervals_baselines_and_paired_differences(run):
 
 
 def test_chance_is_what_random_guesses_give():
-    from callbacks.report_text import chance
+    from callbacks.report_metrics import chance
 
     y = np.repeat([0, 1, 2], [700, 200, 100]).repeat(100)
     guess = np.random.default_rng(0).integers(0, 3, len(y))
@@ -374,6 +381,20 @@ def test_targets_come_out_reached_not_reached_and_not_measured(run):
     assert targets[0]["value"] == values["accuracy"]
     assert targets[2]["value"] == pytest.approx(log["val/accuracy"][0])
     assert targets[3]["value"] == pytest.approx(log["train/loss"][:2].min())
+    page = (run[0] / "REPORT.md").read_text(encoding="utf-8")
+    said = terminal(read(run[0] / "test" / "metrics.json"), read(run[0] / "run.json"), "test")
+    late = f"{targets[2]['value']:.4f}"
+    assert f"| val/accuracy | ≥ 0.99 by epoch 0 | {late} | **not reached** |" in page
+    assert f"target val/accuracy ≥ 0.99 by epoch 0: not reached ({late})" in said
+    assert "| train/loss | ≤ 5 by epoch 1 |" in page and "target train/loss ≤ 5 by epoch 1: reached" in said
+    assert "target test/cost ≥ 1: not measured yet" in said
+
+
+def test_a_measure_of_the_best_weights_is_too_late_for_an_earlier_epoch():
+    log = pd.DataFrame({"epoch": [0, 1], "val/accuracy": [0.2, 0.9]})
+    by = {epoch: Target("test/accuracy", 0.5, epoch=epoch).judge(log, {"test/accuracy": 0.8}, 1) for epoch in (0, 1)}
+    assert (by[0]["reached"], by[0]["value"]) == (False, None)
+    assert (by[1]["reached"], by[1]["value"]) == (True, 0.8)
 
 
 def test_generalisation_gap(run):
@@ -411,7 +432,10 @@ def test_report_says_what_was_found(run):
     ):
         assert part in text, part
     assert text.count("| `") == 10, "the ten artifacts of the brief"
-    assert str(run[0]) not in text, "no absolute path"
+    assert str(run[0]) not in text and "/srv" not in text, "no absolute path"
+    assert "source: signs.npz" in text
+    near = text[text.index("- warning near_twins: some are alike") :].splitlines()[1:8]
+    assert near == [*(f"    - r{i} ~ r{i + 20}" for i in range(1, 6)), "    - ... and 7 more", ""]
 
 
 def test_environment_names_no_host_and_no_path(run):
@@ -497,7 +521,7 @@ def test_wandb_gets_pictures_table_report_and_config_once(run, tmp_path, monkeyp
 
 
 def test_rare_classes_are_warned_about():
-    from callbacks.report_text import evaluate
+    from callbacks.report_metrics import evaluate
 
     prob = np.eye(3, dtype=np.float32)[[0, 0, 0, 1]]
     found = Predictions(
@@ -577,6 +601,24 @@ def test_two_processes_gather_the_predictions_of_one(run, tmp_path):
         found = Predictions.load(tmp_path / f"rank{rank}.npz")
         assert list(found.id) == list(one.id)
         assert found.prob == pytest.approx(one.prob, abs=1e-6)
+
+
+def test_only_the_first_process_resamples_fits_baselines_and_writes(run, tmp_path, monkeypatch):
+    def refuse(*_args, **_options):
+        raise AssertionError("work of the first process")
+
+    monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda self: False))
+    for name in ("bootstrap", "paired_bootstrap", "resampled"):
+        monkeypatch.setattr(statistics, name, refuse)
+    monkeypatch.setattr(Data, "baselines", refuse)
+    trainer, report = trainer_for(tmp_path, RunReport(), enable_checkpointing=False), RunReport()
+    trainer.fit(Toy(), datamodule=Data())
+    best = run[0] / "checkpoints" / "best.ckpt"
+    values = trainer_for(tmp_path, report).test(Toy(), datamodule=Data(), ckpt_path=best, verbose=False)[0]
+    trainer_for(tmp_path, report).validate(Toy(), datamodule=Data(), ckpt_path=best, verbose=False)
+    expected = read(run[0] / "test" / "metrics.json")["values"]["accuracy"]
+    assert values["test/accuracy"] == pytest.approx(expected)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_outputs_of_the_wrong_form_are_named():

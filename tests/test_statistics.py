@@ -139,6 +139,17 @@ def test_bootstrap_equals_a_slow_loop() -> None:
         assert found[name] == pytest.approx((low, high))
 
 
+def test_resampled_values_lie_behind_the_intervals_and_can_be_subtracted() -> None:
+    prob, y, groups = sample(60)
+    draws = statistics.resampled(prob, y, groups, ["accuracy", "nll"], n=50, seed=2)
+    assert set(draws) == {"accuracy", "nll"} and draws["nll"].shape == (50,)
+    found = statistics.bootstrap(prob, y, groups, ["accuracy", "nll"], n=50, seed=2)[0]
+    assert found == {name: pytest.approx(np.quantile(values, [0.025, 0.975])) for name, values in draws.items()}
+    worse = statistics.resampled(np.roll(prob, 1, axis=1), y, groups, ["accuracy"], n=50, seed=2)["accuracy"]
+    pair = statistics.paired_bootstrap(prob, np.roll(prob, 1, axis=1), y, groups, ["accuracy"], n=50, seed=2)
+    assert pair["accuracy"][1:] == pytest.approx(np.quantile(draws["accuracy"] - worse, [0.025, 0.975]))
+
+
 def test_bootstrap_of_single_samples_agrees_with_the_binomial() -> None:
     prob, y, _ = sample(400)
     (low, high), count = statistics.bootstrap(prob, y, np.arange(400), ["accuracy"], n=2000)[0]["accuracy"], 400

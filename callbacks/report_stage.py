@@ -1,0 +1,75 @@
+"""The files of one stage (fit, validate, test): tables and pictures from the stored predictions."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from callbacks import report_files as files
+from callbacks import report_plots as plots
+from modules import statistics
+
+RESULT_NAMES = {
+    "weighted_f1": "Weighted-F1",
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro-F1",
+    "macro_precision": "Macro-Precision",
+    "macro_recall": "Macro-Recall",
+    "loss": "Loss",
+    "nll": "NLL",
+    "ece": "ECE",
+}
+
+
+def result_name(metric: str) -> str:
+    """Name a metric as the signs brief does: ``top3`` -> ``Top-3 Accuracy``."""
+    return f"Top-{metric[3:]} Accuracy" if metric.startswith("top") else RESULT_NAMES.get(metric, metric)
+
+
+def per_class_table(found: files.Predictions) -> pd.DataFrame:
+    """One row per class, then accuracy, macro avg (classes with truth or prediction, as in macro-F1), weighted avg."""
+    names = [str(name) for name in found.class_names]
+    frame = statistics.per_class(found.prob, found.y, names).set_index("class").rename_axis(None)
+    matrix = statistics.confusion(found.prob, found.y, len(names))
+    counted = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
+    scores, support = frame[["precision", "recall", "f1-score"]], frame["support"].astype(int)
+    macro = scores[counted].mean()
+    weighted = scores.mul(support, axis=0).sum() / support.sum()
+    accuracy = pd.Series({"f1-score": matrix.trace() / matrix.sum()})
+    extra = pd.DataFrame([accuracy, macro, weighted], index=["accuracy", "macro avg", "weighted avg"])
+    return pd.concat([scores, extra]).assign(support=[*support, *[support.sum()] * 3])[[*scores.columns, "support"]]
+
+
+def write_stage(
+    root: Path,
+    stage: str,
+    found: files.Predictions,
+    metrics: Mapping[str, Any],
+    run: Mapping[str, Any],
+    log: pd.DataFrame,
+) -> None:
+    """Write the tables and pictures of one stage, and the curves."""
+    folder, names = root / stage, [str(name) for name in found.class_names]
+    values, where = metrics["values"], {"val": "validation"}.get(metrics["part"], metrics["part"])
+    files.write_json(folder / "metrics.json", metrics)
+    results = pd.DataFrame({"Metric": [result_name(name) for name in values], "Value": list(values.values())})
+    files.write_csv(folder / "results.csv", results)
+    table = per_class_table(found)
+    files.write_csv(folder / "per_class.csv", table, index=True)
+    matrix = statistics.confusion(found.prob, found.y, len(names))
+    files.write_csv(folder / "confusion.csv", pd.DataFrame(matrix.astype(int)), header=False)
+    files.write_figure(
+        folder / "confusion.png", plots.confusion(matrix, names, f"Confusion matrix, {where} ({metrics['n']} samples)")
+    )
+    classes = table.iloc[: len(names)].rename_axis("class").reset_index()
+    files.write_figure(folder / "per_class.png", plots.per_class(classes, f"Classes on {where}"))
+    bins = statistics.reliability(found.prob, found.y)
+    confidence, accuracy, count = (bins[name].to_numpy() for name in ("confidence", "accuracy", "count"))
+    picture = plots.calibration(confidence, accuracy, count, values["ece"], f"Calibration on {where}")
+    files.write_figure(folder / "calibration.png", picture)
+    if len(log):
+        title = f"{run.get('system', '')} · {root.name}"
+        files.write_figure(
+            root / "curves.png", plots.curves(log, values, metrics["intervals"], run.get("best_epoch"), title, where)
+        )

@@ -1,0 +1,44 @@
+"""The report sent to Weights & Biases: pictures, the table of classes and the page itself."""
+
+import html
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+
+def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
+    """Send the files of a stage to those loggers that are W&B; a failure is a warning.
+
+    Args:
+        loggers: All loggers of the run.
+        root: Run folder.
+        stage: Sub-folder of the stage.
+    """
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        try:
+            import wandb
+
+            table = pd.read_csv(root / stage / "per_class.csv", index_col=0).rename_axis("class").reset_index()
+            pictures = {
+                f"{stage}/{name}": wandb.Image(str(root / stage / f"{name}.png"))
+                for name in ("confusion", "per_class", "calibration")
+            }
+            page = html.escape((root / "REPORT.md").read_text(encoding="utf-8"))
+            run = logger.experiment
+            run.log(
+                {
+                    **pictures,
+                    f"{stage}/per_class_table": wandb.Table(dataframe=table),
+                    "report": wandb.Html(f"<pre>{page}</pre>"),
+                }
+            )
+            for path in (root / "REPORT.md", root / "config.yaml"):
+                if path.is_file():
+                    run.save(str(path.resolve()), base_path=str(root.resolve()), policy="now")
+        except Exception as error:  # a dead server must not cost the files that are already on disk
+            warnings.warn(f"the report was not sent to W&B ({type(error).__name__}: {error})", stacklevel=2)

@@ -1,5 +1,7 @@
 """What simple models say about the samples of a report."""
 
+import traceback
+import warnings
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ def simple_models(
         return result, {"strong baseline": "not run (report.baselines is off)"}
     try:
         simple = data.baselines(part)
-    except Exception as error:  # a simple model must not cost the report of a long run; the report says so
+    except Exception as error:  # a simple model must not cost the report of a long run, which says so, as this does
+        warnings.warn(f"the simple models failed:\n{traceback.format_exc()}", stacklevel=2)
         return result, {"strong baseline": f"not run ({type(error).__name__}: {error})"}
     notes = {} if simple else {"strong baseline": "not run (this data has none)"}
     notes |= {name: "not run (install the extra `baselines`)" for name, prob in simple.items() if prob is None}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,10 +72,7 @@ def live_settings(trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dic
     )
     clipping, stopping = by_name(trainer, "GradientClipping"), by_name(trainer, "EarlyStopping")
     batch_size = getattr(data, "batch_size", None)
-    clip = next(
-        (getattr(clipping, n) for n in ("max_norm", "clip_norm", "norm") if hasattr(clipping, n)),
-        trainer.gradient_clip_val,
-    )
+    patience = getattr(stopping, "patience", None)
     settings: dict[str, Any] = {
         **_optimizer_settings(trainer),
         "loss": type(loss).__name__,
@@ -82,11 +80,11 @@ def live_settings(trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dic
         "label_smoothing": getattr(loss, "label_smoothing", 0.0),
         "use_class_weights": getattr(loss, "class_weight", "none") != "none",
         "batch_size": batch_size,
-        "batch_size_per_device": batch_size // trainer.world_size if batch_size else None,
+        "batch_size_per_device": -(-batch_size // trainer.world_size) if batch_size else None,
         "max_epochs": trainer.max_epochs,
-        "early_stopping_patience": getattr(stopping, "patience", None),
+        "early_stopping_patience": None if patience == sys.maxsize else patience,  # null: it only keeps count
         "early_stopping_monitor": getattr(stopping, "monitor", None),
-        "gradient_clip": clip,
+        "gradient_clip": getattr(clipping, "max_norm", trainer.gradient_clip_val),
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "precision": str(trainer.precision),
         "dataset_type": type(data).__name__,
@@ -97,11 +95,7 @@ def live_settings(trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dic
         "seed": int(seed) if seed and seed.isdigit() else None,
         "git_commit": git_commit(),
     }
-    return {**settings, **_describe(pl_module)}
-
-
-def _describe(pl_module: Any) -> dict[str, Any]:  # noqa: ANN401  # a System, known by its attributes only
-    return pl_module.describe()
+    return {**settings, **pl_module.describe()}  # type: ignore[operator]  # a System
 
 
 def _optimizer_settings(trainer: "pl.Trainer") -> dict[str, Any]:

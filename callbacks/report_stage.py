@@ -28,17 +28,20 @@ def result_name(metric: str) -> str:
 
 
 def per_class_table(found: files.Predictions) -> pd.DataFrame:
-    """One row per class, then accuracy, macro avg (classes with truth or prediction, as in macro-F1), weighted avg."""
+    """One row per class, then accuracy, macro avg (classes with truth or prediction, as in macro-F1), weighted avg.
+
+    A sample of a class that training never saw is in no row of a class, and an error in accuracy and weighted avg.
+    """
     names = [str(name) for name in found.class_names]
     frame = statistics.per_class(found.prob, found.y, names).set_index("class").rename_axis(None)
     matrix = statistics.confusion(found.prob, found.y, len(names))
     counted = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     scores, support = frame[["precision", "recall", "f1-score"]], frame["support"].astype(int)
     macro = scores[counted].mean()
-    weighted = scores.mul(support, axis=0).sum() / support.sum()
-    accuracy = pd.Series({"f1-score": matrix.trace() / matrix.sum()})
+    weighted = scores.mul(support, axis=0).sum() / len(found.y)
+    accuracy = pd.Series({"f1-score": matrix.trace() / len(found.y)})
     extra = pd.DataFrame([accuracy, macro, weighted], index=["accuracy", "macro avg", "weighted avg"])
-    return pd.concat([scores, extra]).assign(support=[*support, *[support.sum()] * 3])[[*scores.columns, "support"]]
+    return pd.concat([scores, extra]).assign(support=[*support, *[len(found.y)] * 3])[[*scores.columns, "support"]]
 
 
 def write_stage(

@@ -52,6 +52,7 @@ class RunReport(pl.Callback):
         self._predictions: files.Predictions | None = None
         self._values: dict[str, float] = {}
         self._validated, self._loaded, self._started, self._lr = False, False, 0.0, float("nan")
+        self._judged: dict[str, Tensor] = {}
 
     # -- training: one row per epoch ------------------------------------------------------------------------------
 
@@ -68,11 +69,7 @@ class RunReport(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is known before the first step."""
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            files.write_json(folder / "environment.json", environment())
-            table = getattr(_data(trainer), "table", None)
-            if table is not None and not (folder / "split.csv").exists():
-                files.write_csv(folder / "split.csv", table)
+            files.write_json(Path(trainer.default_root_dir) / "environment.json", environment())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of an epoch that is resumed in its middle."""
@@ -107,6 +104,8 @@ class RunReport(pl.Callback):
         self.rows = [*(old for old in self.rows if old["epoch"] < row["epoch"]), row]
         if trainer.is_global_zero:
             files.write_csv(Path(trainer.default_root_dir) / "training_log.csv", log_frame(self.rows))
+        for logger in trainer.loggers:
+            logger.log_metrics({"lr": row["lr"]}, step=trainer.global_step)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``run.json`` from the live objects."""
@@ -140,6 +139,14 @@ class RunReport(pl.Callback):
         """Refuse untrained weights; inside a fit nothing is collected."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._check(trainer)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights that close a fit as they are judged; averaged ones are put back before the end."""
+        if trainer.state.fn == TrainerFn.VALIDATING and self._stage(trainer) == "fit":
+            state = trainer.strategy.lightning_module_state_dict()  # on all processes: gathers sharded weights
+            if trainer.is_global_zero:
+                net = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+                self._judged = {name: value.detach().cpu().clone() for name, value in net.items()}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse untrained weights."""
@@ -227,11 +234,8 @@ class RunReport(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files of ``validate``, and the weights when it closes a fit."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            # on all processes: sharded weights are gathered here
-            state = trainer.strategy.lightning_module_state_dict()
-            if trainer.is_global_zero and self._stage(trainer) == "fit":
-                net = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-                files.write_weights(Path(trainer.default_root_dir) / "weights.safetensors", net)
+            if self._judged:
+                files.write_weights(Path(trainer.default_root_dir) / "weights.safetensors", self._judged)
             self._write_stage(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -127,6 +127,10 @@ def _rows(found: list[Run]) -> dict[str, list[Run]]:
             groups.setdefault(run.facts.get("config_hash") or str(run.folder), []).append(run)
     rows: dict[str, list[Run]] = {}
     for runs in groups.values():
+        seeds = [run.facts.get("seed") for run in runs]
+        if len(set(seeds)) < len(seeds):
+            listed = ", ".join(f"{run.folder} (seed {run.facts.get('seed')})" for run in runs)
+            raise DataError(f"the same config and seed twice would count as two seeds: {listed}; leave one out")
         folder = runs[0].folder.resolve()
         name = folder.parent.name if folder.name.startswith("seed-") else folder.name
         rows[name if name not in rows else f"{name} ({len(rows) + 1})"] = runs

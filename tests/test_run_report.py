@@ -226,7 +226,6 @@ def test_every_file_of_the_run_folder_is_there(run):
     wanted = [
         "run.json",
         "environment.json",
-        "split.csv",
         "training_log.csv",
         "curves.png",
         "weights.safetensors",
@@ -488,9 +487,10 @@ def test_a_failing_baseline_is_stated_and_costs_nothing(run, tmp_path):
         def baselines(self, part):
             raise MemoryError("too many trees")
 
-    trainer_for(tmp_path, RunReport(bootstrap=0)).test(
-        run[2], datamodule=Broken(), ckpt_path=run[0] / "checkpoints" / "best.ckpt", verbose=False
-    )
+    with pytest.warns(UserWarning, match="too many trees"):
+        trainer_for(tmp_path, RunReport(bootstrap=0)).test(
+            run[2], datamodule=Broken(), ckpt_path=run[0] / "checkpoints" / "best.ckpt", verbose=False
+        )
     text = (tmp_path / "REPORT.md").read_text(encoding="utf-8")
     assert "strong baseline: not run (MemoryError: too many trees)" in text
     assert "No intervals: `report.bootstrap` is 0." in text
@@ -624,3 +624,18 @@ def test_only_the_first_process_resamples_fits_baselines_and_writes(run, tmp_pat
 def test_outputs_of_the_wrong_form_are_named():
     with pytest.raises(TypeError, match="id \\(B,\\), prob"):
         RunReport()._collect(Tensor([1.0]))
+
+
+def test_the_table_of_classes_agrees_with_the_metrics_when_training_missed_a_class():
+    from callbacks.report_files import Predictions
+    from callbacks.report_stage import per_class_table
+    from modules import statistics
+
+    names = np.array(["a", "b"])
+    prob = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4], [0.1, 0.9]], np.float32)
+    y = np.array([0, 1, 1, 0, -2])
+    found = Predictions(np.arange(5).astype(str), np.arange(5).astype(str), y, prob, names)
+    table, metrics = per_class_table(found), statistics.classification_metrics(prob, y, ["a", "b"])
+    assert table.loc["accuracy", "f1-score"] == pytest.approx(metrics["accuracy"]) == pytest.approx(0.6)
+    assert table.loc["weighted avg", "f1-score"] == pytest.approx(metrics["weighted_f1"])
+    assert table.loc["macro avg", "f1-score"] == pytest.approx(metrics["macro_f1"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule
+from safetensors.torch import load_file
 
 from lightning_project.cli import main
 
@@ -118,6 +119,9 @@ def test_the_real_data_variants_fit_files_of_the_same_form(name, tmp_path):
         ]
     )
     main(["test", "--ckpt_path", "best"])
+    judged = load_file("runs/signs/real/weights.safetensors")  # averaged weights, where the recipe averages
+    best = weights(Path("runs/signs/real/checkpoints/best.ckpt"))
+    assert judged and all(torch.equal(value, best[f"net.{name}"]) for name, value in judged.items())
     split = Path("runs/signs/real/split.csv").read_text()
     assert split.count(",test") == 16  # the test part of the file, and nothing else
     assert json.loads(Path("runs/signs/real/test/metrics.json").read_text())

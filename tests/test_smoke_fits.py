@@ -118,7 +118,7 @@ def test_the_real_data_variants_fit_files_of_the_same_form(name, tmp_path):
             *("--data.path", str(path), "--name", "real", "--model.num_classes", "4"),
         ]
     )
-    main(["test", "--ckpt_path", "best"])
+    main(["test", "--ckpt_path", "runs/signs/real"])
     judged = load_file("runs/signs/real/weights.safetensors")  # averaged weights, where the recipe averages
     best = weights(Path("runs/signs/real/checkpoints/best.ckpt"))
     assert judged and all(torch.equal(value, best[f"net.{name}"]) for name, value in judged.items())

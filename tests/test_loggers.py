@@ -30,6 +30,10 @@ def no_account(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("NO_PROXY", "*")
+    yield
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:  # of a test that breaks a logger off on purpose
+        wandb.finish()
 
 
 @pytest.fixture

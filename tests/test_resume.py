@@ -107,11 +107,14 @@ def test_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(case):
     words = ["fit", "--config", "config.yaml", "--name"]
     spy = ["--trainer.callbacks+=tests.spies.Kill", f"--trainer.callbacks.step={killed_after}"]
 
-    run([*words, "whole"])
+    # each in a process of its own, as a user's are: what other tests left in this one must not count
+    whole_run = launch([*words, "whole"])
+    assert whole_run.code == 0, whole_run.err[-2000:]
     died = launch([*words, "killed", *spy])
     assert died.code == -signal.SIGKILL, died.err[-2000:]
     assert checkpoint("runs/signs/killed")["global_step"] == resumed_at
-    run([*words, "killed", "--ckpt_path", "last"])
+    went_on = launch([*words, "killed", "--ckpt_path", "last"])
+    assert went_on.code == 0, went_on.err[-2000:]
 
     whole, resumed = checkpoint("runs/signs/whole"), checkpoint("runs/signs/killed")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "processes", "global_step", "epoch"):

@@ -20,11 +20,11 @@ LIBRARIES = {
     "modules": {"torch", "lightning", "torchmetrics", "numpy", "pandas", "scipy", "sklearn"},
     "datamodules": {
         *("torch", "lightning", "numpy", "pandas", "pyarrow", "sklearn", "imblearn", "scipy", "aeon", "datasets"),
-        *("tokenizers", "torchvision", "timm", "PIL", "httpx"),
+        *("tokenizers", "transformers", "tqdm", "torchvision", "timm", "PIL", "httpx"),
     },
     "callbacks": {
         *("torch", "lightning", "numpy", "pandas", "sklearn", "imblearn", "scipy", "matplotlib", "wandb"),
-        *("safetensors", "torchmetrics", "transformers", "yaml"),
+        *("safetensors", "torchmetrics", "transformers", "tqdm", "yaml"),
     },
     "lightning_project": None,
 }

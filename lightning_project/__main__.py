@@ -5,19 +5,13 @@ import os
 import sys
 
 from lightning_project import __version__
+from lightning_project.verbs import VERBS
 
-_VERBS = ("fit", "validate", "test", "predict", "audit", "compare")
-_HELP = """\
+_HELP = f"""\
 usage: python -m lightning_project VERB [--config FILE ...] [--KEY VALUE ...]
 
 verbs
-  fit        train, judge on the validation part, write the run folder
-  validate   judge a checkpoint on the validation part
-  test       judge a checkpoint on the test part
-  predict    write the predictions for new data
-  audit      look for leaks, conflicts and duplicates; no training
-  compare    put run folders of one system side by side
-
+{"".join(f"  {verb:<10} {what}{chr(10)}" for verb, what in VERBS.items())}
 examples
   python -m lightning_project fit --config configs/signs.yaml --name first
   python -m lightning_project test --config configs/signs.yaml --name first --ckpt_path best
@@ -47,9 +41,9 @@ def run(words: list[str] | None = None) -> None:
         print(f"lightning_project {__version__}")
         sys.exit(0)
 
-    if arguments[0] not in _VERBS:
-        near = difflib.get_close_matches(arguments[0], _VERBS, 1, 0.5)
-        print(f"error: {arguments[0]!r} is no verb; the verbs are {', '.join(_VERBS)}", file=sys.stderr)
+    if arguments[0] not in VERBS:
+        near = difflib.get_close_matches(arguments[0], VERBS, 1, 0.5)
+        print(f"error: {arguments[0]!r} is no verb; the verbs are {', '.join(VERBS)}", file=sys.stderr)
         print(f"did you mean: {near[0]}?" if near else "all verbs: python -m lightning_project --help", file=sys.stderr)
         sys.exit(2)
 

@@ -27,6 +27,8 @@ from lightning_project.parser import Parser, import_all
 from lightning_project.predictions import write_predictions_of
 from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
+from lightning_project.verbs import WITH_CONFIG, WITHOUT_CONFIG
+from lightning_project.words import run_words
 from modules.base import System
 
 # Order of the hooks: a split comes before anything that needs it, the report after everything it tells.
@@ -86,13 +88,8 @@ class ProjectCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Return the verbs that take a config, with the arguments that the launcher fills in."""
         filled = {"model", "dataloaders", "datamodule", "verbose", "weights_only"}
-        return {
-            "fit": filled | {"train_dataloaders", "val_dataloaders"},
-            "validate": filled,
-            "test": filled,
-            "predict": filled | {"return_predictions"},
-            "audit": filled,
-        }
+        more = {"fit": {"train_dataloaders", "val_dataloaders"}, "predict": {"return_predictions"}}
+        return {verb: filled | more.get(verb, set()) for verb in WITH_CONFIG}
 
     # Private, because Lightning lets a checkpoint beat the config in silence and offers no hook in its place; goes when
     # tests/test_launcher.py::test_lightning_still_lets_the_checkpoint_win fails.
@@ -210,8 +207,8 @@ def main(args: list[str] | None = None) -> None:
         args: Words of the command line; ``None`` takes those of this process.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if words[:1] == ["compare"]:
-        _compare(words[1:])
+    if words and words[0] in WITHOUT_CONFIG:
+        run_words(words[0], words[1:])
         return
     words = with_config_of_run(words)
     if args is None:
@@ -219,14 +216,3 @@ def main(args: list[str] | None = None) -> None:
     import_all(modules, datamodules)
     quiet.be_quiet()
     ProjectCLI(None if args is None else words)
-
-
-def _compare(words: list[str]) -> None:
-    """Run the one verb that takes no config, only run folders."""
-    from lightning_project.compare import compare
-
-    parser = Parser(prog="python -m lightning_project compare", description=compare.__doc__)
-    parser.add_argument("runs", nargs="+", type=str, help="run folders; a folder with seed-S/ inside is one row")
-    parser.add_function_arguments(compare, skip={"runs"})
-    found = parser.parse_args(words)
-    compare(**{key: value for key, value in found.as_dict().items() if key != "config"})

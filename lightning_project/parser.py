@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.base import SplitDataModule
+from lightning_project.verbs import VERBS
 from modules.base import System
 
 _WORDS = (
@@ -24,9 +25,6 @@ _WORDS = (
     r"class_path '([\w.]+)'",
     r"dot import path string: ([\w.]+)",
 )
-
-
-VERBS = ("fit", "validate", "test", "predict", "audit")
 
 
 class Parser(LightningArgumentParser):

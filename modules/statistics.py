@@ -16,6 +16,7 @@ from scipy import sparse
 
 ECE_BINS = 15
 METRICS = ("accuracy", "macro_f1", "top3", "nll")
+OF_CLASS = re.compile(r"(f1|precision|recall)\[(\d+)\]")
 _CELLS = 20_000_000  # numbers held at once while ranking or resampling
 
 
@@ -99,7 +100,8 @@ def resampled(
         prob: Probabilities (N, C).
         y: Class indices (N,), -1 = no label.
         groups: Group of each sample (N,), of any type that sorts.
-        metrics: Any of the names that :func:`classification_metrics` returns, with any top-k.
+        metrics: Any of the names that :func:`classification_metrics` returns, with any top-k, and of one class by
+            its index: ``f1[2]``, ``precision[2]``, ``recall[2]``; a class without a sample in a resample scores 0.
         n: Number of resamples.
         seed: Seed of the resampling.
 
@@ -177,6 +179,21 @@ def paired_bootstrap(
     return {
         name: (point_a[name] - point_b[name], *_interval(values_a[name] - values_b[name], level)) for name in metrics
     }
+
+
+def by_index(metric: str, class_names: Sequence[str]) -> str:
+    """Turn a metric that names its class (``recall:cs.AI``) into the one by index (``recall[0]``); others stay.
+
+    Raises:
+        ValueError: No such metric of a class, or no such class.
+    """
+    kind, colon, name = metric.partition(":")
+    if not colon:
+        return metric
+    names = [str(known) for known in class_names]
+    if kind not in ("f1", "precision", "recall") or name not in names:
+        raise ValueError(f"{metric!r}: give f1, precision or recall of one of the classes {', '.join(names)}")
+    return f"{kind}[{names.index(name)}]"
 
 
 def rank_of_truth(prob: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -267,8 +284,13 @@ def _from_totals(
     }
     for name in filter(re.compile(r"top\d+").fullmatch, metrics):
         known[name] = partial(np.divide, part[name][:, 0], n)
+    of_one = {"f1": (2 * hits, predicted + actual), "precision": (hits, predicted), "recall": (hits, actual)}
+    for name in metrics:
+        if (found := OF_CLASS.fullmatch(name)) and int(found[2]) < num_classes:
+            above, below = of_one[found[1]]
+            known[name] = partial(_share, above[:, int(found[2])], below[:, int(found[2])])
     if unknown := [name for name in metrics if name not in known]:
-        raise ValueError(f"unknown metrics {unknown}; known: {', '.join([*known, 'top1', 'top2', '...'])}")
+        raise ValueError(f"unknown metrics {unknown}; known: {', '.join([*known, 'top1', '...', 'f1[0]', '...'])}")
     return {name: known[name]() for name in metrics}
 
 

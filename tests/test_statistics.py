@@ -213,3 +213,34 @@ def test_errors_name_the_fault() -> None:
         statistics.confusion(prob, y[:4], CLASSES)
     with pytest.raises(ValueError, match="different shapes"):
         statistics.paired_bootstrap(prob, prob[:, :3], y, groups)
+
+
+def test_metrics_of_one_class_equal_sklearn_and_resample_like_a_loop() -> None:
+    prob, y, groups = sample()
+    y[:7] = -2  # an error that belongs to no class
+    guess, names = prob.argmax(axis=1), ["f1[1]", "recall[1]", "precision[1]", "f1[4]", "recall[4]"]
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(
+        y, guess, labels=range(CLASSES), zero_division=0
+    )
+    found = statistics.paired_bootstrap(prob, np.roll(prob, 1, 1), y, groups, names, n=20)
+    rolled = np.roll(prob, 1, 1).argmax(1)
+    other = reference.precision_recall_fscore_support(y, rolled, labels=range(CLASSES), zero_division=0)
+    assert found["f1[1]"][0] == pytest.approx(f1[1] - other[2][1])
+    assert found["recall[1]"][0] == pytest.approx(recall[1] - other[1][1])
+    assert found["precision[1]"][0] == pytest.approx(precision[1] - other[0][1])
+    draws = statistics.resampled(prob, y, groups, names, n=5, seed=3)
+    codes = np.unique(groups, return_inverse=True)[1]
+    times = np.random.default_rng(3).multinomial(codes.max() + 1, np.full(codes.max() + 1, 1 / (codes.max() + 1)), 5)
+    slow = [reference.recall_score(y, guess, labels=[1], average=None, sample_weight=row[codes])[0] for row in times]
+    np.testing.assert_allclose(draws["recall[1]"], slow)
+    assert (draws["recall[4]"] == 0).all()  # never occurs
+
+
+def test_metrics_of_a_class_by_name() -> None:
+    assert statistics.by_index("recall:c", NAMES) == "recall[2]"
+    assert statistics.by_index("macro_f1", NAMES) == "macro_f1"
+    for wrong in ("recall:z", "nll:a"):
+        with pytest.raises(ValueError, match="one of the classes a, b"):
+            statistics.by_index(wrong, NAMES)
+    with pytest.raises(ValueError, match="unknown metrics"):
+        statistics.resampled(*sample(), ["recall[5]"], n=2)

@@ -1,0 +1,19 @@
+"""The one list of verbs: what each does, for the help; nothing here may be slow to import."""
+
+# Verbs over a config: methods of the launcher or of its Trainer.
+WITH_CONFIG = {
+    "fit": "train, judge on the validation part, write the run folder",
+    "validate": "judge a checkpoint on the validation part",
+    "test": "judge a checkpoint on the test part",
+    "predict": "write the predictions for new data",
+    "audit": "look for leaks, conflicts and duplicates; no training",
+}
+# Verbs over run folders or over many runs: each is the function of its name in the file of its name.
+WITHOUT_CONFIG = {
+    "compare": "put run folders of one system side by side",
+    "ensemble": "combine the predictions of several runs, judged against the best of them",
+    "decide": "choose thresholds, temperature and abstention on validation, judge them on test",
+    "rounds": "train several times, each round on what the one before it found (boosting, pseudo-labels)",
+    "ablate": "run a table of variants over seeds or folds and say which helped",
+}
+VERBS = {**WITH_CONFIG, **WITHOUT_CONFIG}

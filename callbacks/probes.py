@@ -254,6 +254,10 @@ def _padding(net: nn.Module, inputs: Inputs, logits: Tensor) -> tuple[bool | Non
         tail = _garbage(x, max(extra, 1))
         long[name] = torch.cat([short[name], tail], dim=1)
         named.append(name)
+        if name.endswith("_links"):  # between all pairs of positions: the second side is cut, too
+            short[name] = short[name][:, :, : x.shape[2] - extra]
+            tall = torch.cat([short[name], tail[:, :, : x.shape[2] - extra]], dim=1)
+            long[name] = torch.cat([tall, _garbage(tall.mT, max(extra, 1)).mT], dim=2)
         if x.ndim == 2 and x.dtype == torch.bool:
             # Every sample needs a real frame; the frames cut off may have been all that it had.
             short[name] = short[name].clone()

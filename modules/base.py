@@ -8,10 +8,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from modules.optim import WarmupCosine, parameter_groups
+from modules.optim import Warmup, parameter_groups
 
 Batch = dict[str, Tensor]
-_NOT_INPUTS = ("id", "y", "weight")  # fields of a batch that describe samples; all others are arguments of the network
+# Fields of a batch that describe samples; all others are arguments of the network, but for further targets (``y_...``).
+_NOT_INPUTS = ("id", "y", "weight")
 
 
 class ClassMapError(ValueError):
@@ -26,6 +27,7 @@ class System(LightningModule):
     """
 
     SIZES: ClassVar[tuple[str, ...]] = ()
+    TARGET_SIZES: ClassVar[tuple[str, ...]] = ("num_classes",)  # those of labels, which data to predict do not have
 
     net: nn.Module | None
     loss: nn.Module
@@ -55,7 +57,7 @@ class System(LightningModule):
         if data is not None:
             self.class_names = list(data.class_names)
             for name in self.SIZES:
-                if stage != "predict" or name != "num_classes":  # what is predicted has no labels
+                if stage != "predict" or name not in self.TARGET_SIZES:
                     self._settle(name, getattr(data, name))
         self.build_if_known()
         if self.net is None:
@@ -79,7 +81,11 @@ class System(LightningModule):
 
     def net_inputs(self, batch: Batch) -> Batch:
         """Return the named arguments of the network."""
-        return {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
+        return {name: x for name, x in batch.items() if name not in _NOT_INPUTS and not name.startswith("y_")}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups: each trainable parameter in exactly one, with a ``name``."""
+        return parameter_groups(self, self.decay_all)
 
     def describe(self) -> dict[str, Any]:
         """Return live settings for the report, under the names of the brief."""
@@ -98,7 +104,7 @@ class System(LightningModule):
         for optimizer in self.trainer.optimizers:
             for i, (group, wanted) in enumerate(zip(optimizer.param_groups, self._settings, strict=True)):
                 old, new = group.get("initial_lr", group["lr"]), wanted["lr"]
-                if old != new and not isinstance(schedule, WarmupCosine):  # that one has done it
+                if old != new and not isinstance(schedule, Warmup):  # that one has done it
                     group["lr"] *= new / old
                     if base is not None:
                         base[i] = group["initial_lr"] = new
@@ -140,7 +146,7 @@ class System(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over decay groups, and the schedule."""
-        optimizer = self.optimizer(parameter_groups(self, self.decay_all))
+        optimizer = self.optimizer(self.parameter_groups())
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self.schedule is None:
             return optimizer

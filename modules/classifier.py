@@ -1,17 +1,23 @@
 """The step that all classifiers share: exact losses, metrics per epoch, outputs for the report."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from modules.base import Batch, System
 from modules.metrics import Mean, build_metrics
 from modules.mixup import mixup
+
+
+def logits_of(outputs: Tensor | dict[str, Tensor]) -> Tensor:
+    """Return the class logits of a network's outputs; one with auxiliary heads gives a dict."""
+    return outputs["logits"] if isinstance(outputs, dict) else outputs
 
 
 class Classifier(System):
@@ -26,8 +32,14 @@ class Classifier(System):
     top_k: int = 3
     mixup_alpha: float = 0.0
 
-    def build_metrics(self, num_classes: int) -> None:
-        """Make the metrics of both stages; part of ``build``."""
+    def build_metrics(self, num_classes: int, auxiliary: Iterable[str] = ()) -> None:
+        """Make the metrics of both stages; part of ``build``.
+
+        Args:
+            num_classes: Number of classes.
+            auxiliary: Names of the further losses; each is logged as ``train/aux_NAME``.
+        """
+        self.train_auxiliary = nn.ModuleDict({name: Mean() for name in auxiliary})
         self.train_loss, self.train_accuracy, self.val_loss, self.val_nll = (Mean() for _ in range(4))
         self.val_metrics: MetricCollection = build_metrics(num_classes, min(self.top_k, num_classes))
 
@@ -40,21 +52,50 @@ class Classifier(System):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, C)."""
-        return self.net(**self.net_inputs(batch))  # type: ignore[misc]
+        return logits_of(self.net(**self.net_inputs(batch)))  # type: ignore[misc]
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return scores (B, C) whose softmax are the probabilities; the logits themselves by default."""
+        return logits
+
+    def predict_probabilities(self, batch: Batch) -> Tensor:
+        """Return float32 probabilities (B, C)."""
+        return self.scores(self(batch).float()).softmax(1)
+
+    def target(self, batch: Batch) -> Tensor:
+        """Return what the loss compares with: the classes (B,), or soft targets (B, C)."""
+        return batch["y"]
+
+    def mix(self, inputs: Batch, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Tensor]:
+        """Return mixed inputs of the network and their soft targets (B, C)."""
+        return mixup(inputs, batch["y"], self.hparams["num_classes"], self.mixup_alpha, rng)
+
+    def auxiliary_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """Return the weight and the per-sample values (B,) of each further loss, by name."""
+        return {}
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the loss the epoch."""
+        self.loss.on_epoch(self.current_epoch)  # type: ignore[operator]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the exact mean loss of the global batch (see ``IndexBatch.weight``)."""
         inputs, y = self.net_inputs(batch), batch["y"]
-        target = y
         if self.mixup_alpha:
             key = [self.data_seed, self.current_epoch, batch_idx, self.global_rank]
-            rng = np.random.default_rng(key)
-            inputs, target = mixup(inputs, y, self.hparams["num_classes"], self.mixup_alpha, rng)
-        logits = self.net(**inputs)  # type: ignore[misc]
+            inputs, target = self.mix(inputs, batch, np.random.default_rng(key))
+        else:
+            target = self.target(batch)
+        outputs = self.net(**inputs)  # type: ignore[misc]
+        logits = logits_of(outputs)
         per_sample = self.loss(logits, target)
         real = (batch["weight"] > 0).float()
         self.train_loss.update(per_sample.detach(), real)
-        self.train_accuracy.update((logits.argmax(1) == y).float(), real)
+        self.train_accuracy.update((self.scores(logits).argmax(1) == y).float(), real)
+        if isinstance(outputs, dict):
+            for name, (share, values) in self.auxiliary_losses(outputs, batch).items():
+                self.train_auxiliary[name].update(values.detach(), real)
+                per_sample = per_sample + share * values
         return (per_sample * batch["weight"]).sum()
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
@@ -63,15 +104,17 @@ class Classifier(System):
         After the last batch and not at the end of the epoch: callbacks, whose turn comes first then, have to see them.
         """
         if self.trainer.is_last_batch:
-            self._log_epoch("train", {"loss": self.train_loss, "accuracy": self.train_accuracy})
+            further = {f"aux_{name}": mean for name, mean in self.train_auxiliary.items()}
+            self._log_epoch("train", {"loss": self.train_loss, "accuracy": self.train_accuracy, **further})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the validation metrics; return the outputs of the batch."""
         logits, y = self(batch).float(), batch["y"]
-        outputs = {"id": batch["id"], "prob": logits.softmax(1), "y": y}
+        scores = self.scores(logits)
+        outputs = {"id": batch["id"], "prob": scores.softmax(1), "y": y}
         real = (y >= 0).float()
-        self.val_loss.update(self.loss(logits, y), real)
-        self.val_nll.update(F.cross_entropy(logits, y.clamp(min=0), reduction="none"), real)
+        self.val_loss.update(self.loss(logits, self.target(batch)), real)
+        self.val_nll.update(F.cross_entropy(scores, y.clamp(min=0), reduction="none"), real)
         self.val_metrics.update(outputs["prob"], y)
         return outputs
 
@@ -84,7 +127,7 @@ class Classifier(System):
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the outputs of the batch; the report computes all test metrics from the one file it stores."""
-        return {"id": batch["id"], "prob": self(batch).float().softmax(1), "y": batch["y"]}
+        return {"id": batch["id"], "prob": self.predict_probabilities(batch), "y": batch["y"]}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the outputs of the batch."""

@@ -55,6 +55,9 @@ class CrossEntropy(nn.Module):
             )
         self.class_weights = counts.sum() / (len(counts) * counts)
 
+    def on_epoch(self, epoch: int) -> None:
+        """Take note of the epoch, counted from 0, before its first step; for losses that change while training."""
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample (B,), unreduced.
 

@@ -23,9 +23,7 @@ def mixup(
     Returns:
         The mixed inputs and soft targets (B, C); zeros for a row without a label, which the losses leave out.
     """
-    pairs = torch.from_numpy(rng.permutation(len(y))).to(y.device)
-    share = torch.full((len(y),), float(rng.beta(alpha, alpha)), device=y.device)
-    share = torch.where((y >= 0) & (y[pairs] >= 0), share, 1.0)
+    pairs, share = draw_pairs(y, alpha, rng)
     mixed = {}
     for name, value in inputs.items():
         if value.is_floating_point():
@@ -35,5 +33,21 @@ def mixup(
             mixed[name] = value | (value[pairs] & (share < 1).view(-1, *[1] * (value.ndim - 1)))
         else:
             raise ValueError(f"mixup cannot mix the input {name!r} of type {value.dtype}")
-    target = F.one_hot(y.clamp(min=0), num_classes).float() * (y >= 0)[:, None]
-    return mixed, share[:, None] * target + (1 - share[:, None]) * target[pairs]
+    return mixed, mix_targets(one_hot(y, num_classes), pairs, share)
+
+
+def draw_pairs(y: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return the partner (B,) of each sample and the share (B,) that it keeps of itself; 1 where a label is missing."""
+    pairs = torch.from_numpy(rng.permutation(len(y))).to(y.device)
+    share = torch.full((len(y),), float(rng.beta(alpha, alpha)), device=y.device)
+    return pairs, torch.where((y >= 0) & (y[pairs] >= 0), share, 1.0)
+
+
+def one_hot(y: Tensor, num_classes: int) -> Tensor:
+    """Return soft targets (B, C); zeros for a row without a label."""
+    return F.one_hot(y.clamp(min=0), num_classes).float() * (y >= 0)[:, None]
+
+
+def mix_targets(target: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
+    """Return the mixed soft targets (B, C)."""
+    return share[:, None] * target + (1 - share[:, None]) * target[pairs]

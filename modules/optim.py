@@ -54,12 +54,71 @@ def _is_position(module: nn.Module, path: str) -> bool:
     return bare and bool(_POSITION_PATH.search(path) or _POSITION_CLASS.search(type(module).__name__))
 
 
-class WarmupCosine(LRScheduler):
-    """Linear warm-up, then half a cosine down to ``min_ratio`` of the learning rate; stepped once per optimizer step.
+class Warmup(LRScheduler):
+    """Linear warm-up, then a fall to ``min_ratio`` of the learning rate; stepped once per optimizer step.
 
     At step t of a warm-up of W steps the factor is (t + 1) / (W + 1), so the first step already learns; past
     ``total_steps`` it stays at ``min_ratio``. A run no longer than its warm-up only warms up.
     Settings are not part of the state: a resumed run follows its own config.
+    """
+
+    min_ratio: float
+
+    def fall(self, progress: float) -> float:
+        """Return what is left of the way down, 1 to 0, at a share of the steps after the warm-up."""
+        raise TypeError(f"{type(self).__name__} must define fall")
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        raise TypeError(f"{type(self).__name__} must define warmup")
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the whole run; ``None`` until the system knows them."""
+        return self._total_steps
+
+    @total_steps.setter
+    def total_steps(self, steps: int | None) -> None:
+        self._total_steps = steps
+        if hasattr(self, "last_epoch"):  # set after construction: the warm-up may be a share of it
+            self.last_epoch -= 1
+            self._update_lr()
+
+    def ratio(self, step: int) -> float:
+        """Return the factor of the learning rate at an optimizer step, counted from 0.
+
+        Raises:
+            RuntimeError: Past the first step, when ``total_steps`` is unknown.
+        """
+        if step and self.total_steps is None:
+            name = type(self).__name__
+            raise RuntimeError(f"{name} was stepped before its total_steps was set: give it or set the attribute")
+        warmup = self.warmup
+        if warmup > step:
+            return (step + 1) / (warmup + 1)
+        length = max(1, (self.total_steps or 0) - warmup)
+        progress = min(1.0, (step - warmup) / length)
+        return self.min_ratio + (1 - self.min_ratio) * self.fall(progress)
+
+    def get_lr(self) -> list[Any]:
+        """Return the learning rate of each group at the current step."""
+        return [base * self.ratio(self.last_epoch) for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position only, plain numbers."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a saved position and set the learning rates that this schedule has there."""
+        super().load_state_dict(state_dict)
+        if self.total_steps is not None or not self.last_epoch:
+            self.last_epoch -= 1
+            self._update_lr()
+
+
+class WarmupCosine(Warmup):
+    """Linear warm-up, then half a cosine.
 
     Args:
         optimizer: Optimizer whose groups are scheduled.
@@ -81,31 +140,48 @@ class WarmupCosine(LRScheduler):
         self.min_ratio = min_ratio
         super().__init__(optimizer)
 
-    def ratio(self, step: int) -> float:
-        """Return the factor of the learning rate at an optimizer step, counted from 0.
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        return self.warmup_steps
 
-        Raises:
-            RuntimeError: Past the first step, when ``total_steps`` is unknown.
-        """
-        if step and self.total_steps is None:
-            raise RuntimeError("WarmupCosine was stepped before its total_steps was set: give it or set the attribute")
-        if self.warmup_steps > step:
-            return (step + 1) / (self.warmup_steps + 1)
-        length = max(1, (self.total_steps or 0) - self.warmup_steps)
-        progress = min(1.0, (step - self.warmup_steps) / length)
-        return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    def fall(self, progress: float) -> float:
+        """Return half a cosine."""
+        return 0.5 * (1 + math.cos(math.pi * progress))
 
-    def get_lr(self) -> list[Any]:
-        """Return the learning rate of each group at the current step."""
-        return [base * self.ratio(self.last_epoch) for base in self.base_lrs]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position only, plain numbers."""
-        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+class WarmupLinear(Warmup):
+    """Linear warm-up, then a straight line, as encoders of text are usually fine-tuned.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved position and set the learning rates that this schedule has there."""
-        super().load_state_dict(state_dict)
-        if self.total_steps is not None or not self.last_epoch:
-            self.last_epoch -= 1
-            self._update_lr()
+    Args:
+        optimizer: Optimizer whose groups are scheduled.
+        warmup_share: Share of all steps that the warm-up takes, in [0, 1).
+        total_steps: Steps of the whole run; ``None`` is filled in by the system before training.
+        min_ratio: Factor at the end, in [0, 1].
+
+    Raises:
+        ValueError: For a share outside [0, 1) or a ``min_ratio`` outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_share: float = 0.1,
+        total_steps: int | None = None,
+        min_ratio: float = 0.0,
+    ) -> None:
+        if not 0 <= warmup_share < 1 or not 0 <= min_ratio <= 1:
+            raise ValueError(f"need 0 <= warmup_share < 1 and 0 <= min_ratio <= 1, got {warmup_share} and {min_ratio}")
+        self.warmup_share = warmup_share
+        self.total_steps = total_steps
+        self.min_ratio = min_ratio
+        super().__init__(optimizer)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up; unknown, and 0, until the steps of the run are known."""
+        return round(self.warmup_share * (self.total_steps or 0))
+
+    def fall(self, progress: float) -> float:
+        """Return a straight line."""
+        return 1 - progress

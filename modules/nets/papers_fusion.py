@@ -1,0 +1,70 @@
+"""What joins the two fields of a paper: cross-attention between them, and a graph of keywords beside them."""
+
+import torch
+from torch import Tensor, nn
+
+
+class CrossAttention(nn.Module):
+    """One field asks the other: attention over its real tokens, residual, norm.
+
+    Args:
+        width: Size of a state.
+        heads: Attention heads; divide the width.
+        dropout: Dropout of the attention weights.
+    """
+
+    def __init__(self, width: int, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, asking: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
+        """Return the asking states (B, T, H) after a look at the asked ones (B, S, H), mask (B, S), True = real."""
+        # softmax over nothing is NaN: a field without a real token is looked at evenly, and its states are zero
+        hidden = ~mask & mask.any(1, keepdim=True)
+        asked = asked.masked_fill(~mask.unsqueeze(-1), 0.0)
+        seen, _ = self.attend(asking, asked, asked, key_padding_mask=hidden, need_weights=False)
+        return self.norm(asking + seen)
+
+
+class KeywordGraph(nn.Module):
+    """One graph convolution over the keywords of a paper (Kipf and Welling 2017), dense, then their mean.
+
+    Args:
+        num_keywords: Keywords of the vocabulary.
+        width: Size of the vectors.
+    """
+
+    def __init__(self, num_keywords: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(num_keywords, width)
+        self.convolve = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.convolve.weight)
+        nn.init.zeros_(self.convolve.bias)
+
+    def forward(self, ids: Tensor, weights: Tensor, mask: Tensor, links: Tensor) -> Tensor:
+        """Return one vector per paper (B, H); zeros without a keyword.
+
+        Args:
+            ids: (B, K) int64 keywords.
+            weights: (B, K) their TF-IDF.
+            mask: (B, K) bool, True = real keyword.
+            links: (B, K, K) 0/1, which keywords occur together; symmetric, zero diagonal.
+        """
+        nodes = self.embed(ids) * weights.masked_fill(~mask, 0.0).unsqueeze(-1)
+        out = self.convolve(_spread(mask, links) @ nodes)
+        real = mask.unsqueeze(-1).to(out.dtype)
+        return (out * real).sum(1) / real.sum(1).clamp(min=1.0)
+
+    def attention(self, weights: Tensor, mask: Tensor, links: Tensor) -> Tensor:
+        """Return the share (B, K) of each keyword's vector in the mean: exact, for the graph is linear."""
+        share = _spread(mask, links).sum(1) * weights.masked_fill(~mask, 0.0)
+        return share / share.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+def _spread(mask: Tensor, links: Tensor) -> Tensor:
+    """Return D^-1/2 (A + I) D^-1/2 (B, K, K) over the real keywords."""
+    both = mask.unsqueeze(1) & mask.unsqueeze(2)
+    linked = links.masked_fill(~both, 0.0) + torch.diag_embed(mask.to(links.dtype))
+    scale = linked.sum(2).clamp(min=1.0).rsqrt()
+    return scale.unsqueeze(2) * linked * scale.unsqueeze(1)

@@ -74,9 +74,9 @@ class StratifiedSplit(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Split before the module reads sizes and classes from the data."""
-        if stage == "predict":
-            return
         data = getattr(trainer, "datamodule", None)
+        if stage == "predict" and getattr(data, "predict_part", None) is None:
+            return
         if data is None:
             raise DataError("StratifiedSplit needs a datamodule that holds records; pass one to the trainer")
         kept = Path(trainer.default_root_dir) / "split.csv"
@@ -176,4 +176,4 @@ class StratifiedSplit(Callback):
 def _records(data: SplitDataModule) -> pd.DataFrame:
     if data.records is None:
         raise DataError(f"{type(data).__name__} has read no records; its setup must run before the split")
-    return data.records
+    return data.records.iloc[: getattr(data, "originals", None)]  # rows that were added later belong to no split

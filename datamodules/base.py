@@ -1,7 +1,7 @@
 """What every datamodule shares: records, one class map, a split that comes from outside, exact loaders."""
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
+from datamodules.added_rows import check_added
+from datamodules.curriculum import Curriculum, class_ranks, entropies
 from datamodules.errors import DataError
+from datamodules.sample_weights import WeightedDataset, read_sample_weights
 from datamodules.samplers import Batch, BatchLoader, BatchSampler, IndexBatch
 
 IGNORE = -1  # no label, or a padding row: takes part in no loss and no metric
@@ -19,23 +22,42 @@ UNSEEN = -2  # a class that training never saw: takes part in no loss, and is an
 class SplitDataModule(LightningDataModule):
     """Records of a data source, one class map, and loaders that exist only once a split was applied.
 
-    ``setup`` reads the records; the split callback then calls :meth:`apply_split`. A subclass gives ``read_records``,
-    ``dataset`` and what it can of ``lengths``, ``signatures``, ``baselines`` and ``describe``.
+    ``setup`` reads the records; the split callback then calls :meth:`apply_split`, and an augmentation may add training
+    rows with :meth:`extend_train`. A subclass gives ``read_records``, ``dataset`` and what it can of ``lengths``,
+    ``signatures``, ``difficulty``, ``baselines``, ``describe`` and ``rows_added``.
 
     Args:
         batch_size: Global batch size, over all processes.
         num_workers: Loader processes.
         bucket: Batches of similar length, where the data have lengths.
         balanced: Draw the training samples so that each class is equally likely.
+        sample_weights: CSV (id, weight) of how much each training sample counts; only the proportions matter.
+        predict_part: ``predict`` answers for this part of the run's own split, in place of new samples; never for test.
+        curriculum: Easy training samples first.
+
+    Attributes:
+        originals: Number of records that were split, once rows were added behind them; ``None`` before.
     """
 
     source_classes: list[str]
 
     def __init__(
-        self, *, batch_size: int = 32, num_workers: int = 0, bucket: bool = True, balanced: bool = False
+        self,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        bucket: bool = True,
+        balanced: bool = False,
+        sample_weights: str | None = None,
+        predict_part: Literal["train", "val", "calib"] | None = None,
+        curriculum: Curriculum | None = None,
     ) -> None:
         super().__init__()
+        if predict_part not in (None, "train", "val", "calib"):
+            raise ValueError(f"predict_part={predict_part!r} must be train, val or calib; `test` judges the test part")
         self.batch_size, self.num_workers, self.bucket, self.balanced = batch_size, num_workers, bucket, balanced
+        self.sample_weights, self.predict_part, self.curriculum = sample_weights, predict_part, curriculum
+        self.originals: int | None = None
         self.records: pd.DataFrame | None = None
         self.table: pd.DataFrame | None = None
         self.class_names: list[str] = []
@@ -63,6 +85,30 @@ class SplitDataModule(LightningDataModule):
         """Return a fixed-size vector per record (N, D) for the search for near-duplicates, or ``None``."""
         return None
 
+    def difficulty(self) -> np.ndarray:
+        """Return how hard each record is (N,), for the curriculum; only training records need a number.
+
+        Raises:
+            DataError: The data cannot say what the curriculum asks for.
+        """
+        assert self.curriculum is not None
+        lengths = self.lengths()
+        if self.curriculum.predictions is not None:
+            records = self._records()
+            return entropies(self.curriculum.predictions, records["id"].tolist(), self._origins())
+        if self.curriculum.difficulty == "length" and lengths is not None:
+            return lengths.astype(float)
+        raise DataError(f"{type(self).__name__} cannot say how hard a sample is by {self.curriculum.difficulty}: "
+                        "choose another curriculum.difficulty")  # fmt: skip
+
+    def rows_added(self, rows: pd.DataFrame | None) -> None:
+        """Take what belongs to rows that were added behind the records, or forget all of them (``None``).
+
+        Args:
+            rows: The new rows with all their columns, such as ``vector``; they are the last of ``records``.
+        """
+        raise DataError(f"{type(self).__name__} cannot take added rows: leave the augmentation out")
+
     def baselines(self, part: str) -> dict[str, np.ndarray | None]:
         """Return probabilities (n, C) on a part, by name of simple models fitted on train; ``None`` = not installed."""
         return {}
@@ -74,8 +120,9 @@ class SplitDataModule(LightningDataModule):
     # what the house gives
 
     def setup(self, stage: str) -> None:
-        """Read the records once; no split yet."""
-        if stage == "predict":
+        """Read the records once; no split yet, and no added rows: only ``fit`` has them, made anew."""
+        self._forget_added()
+        if stage == "predict" and self.predict_part is None:
             self.records = self.read_predict_records()
         elif self.records is None:
             self.records = self.read_records()
@@ -96,6 +143,47 @@ class SplitDataModule(LightningDataModule):
         self.class_names = [name for name in self.source_classes if name in seen]
         index = {name: i for i, name in enumerate(self.class_names)}
         self.y = np.array([index.get(label, UNSEEN if label else IGNORE) for label in records["label"]], dtype=np.int64)
+
+    def extend_train(self, rows: pd.DataFrame) -> int:
+        """Append rows to the training part; the split of the records stays as it was.
+
+        Args:
+            rows: See :func:`datamodules.added_rows.check_added`.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            DataError: There is no split yet, or a row may not be trained on.
+        """
+        if self.table is None:
+            raise DataError("no split was applied: rows are only made, from training records, after the split")
+        if not len(rows):
+            return 0
+        records = self._records()
+        rows = check_added(rows, records, self.table, self.class_names)
+        if self.originals is None:
+            self.originals = len(records)
+            records = records.assign(augmented_from="", source="")
+        self.records = pd.concat([records, rows.reindex(columns=records.columns, fill_value="")], ignore_index=True)
+        listed = rows.assign(part="train")[list(self.table.columns)]
+        self.table = pd.concat([self.table, listed], ignore_index=True)
+        index = {name: i for i, name in enumerate(self.class_names)}
+        self.y = np.concatenate([self._labels(), [index[label] for label in rows["label"]]])
+        self.rows_added(rows)
+        return len(rows)
+
+    def _forget_added(self) -> None:
+        if self.originals is None:
+            return
+        self.records = self._records().iloc[: self.originals].drop(columns=["augmented_from", "source"])
+        self.table, self.y, self.originals = None, None, None
+        self.rows_added(None)
+
+    def _origins(self) -> list[str]:
+        """For each record, the one that it was made from, or ""."""
+        records = self._records()
+        return records["augmented_from"].tolist() if self.originals is not None else [""] * len(records)
 
     @property
     def num_classes(self) -> int:
@@ -132,13 +220,19 @@ class SplitDataModule(LightningDataModule):
         """Return the test batches, each sample once."""
         return self._loader(self._not_empty("test"), train=False)
 
+    def calib_dataloader(self) -> BatchLoader:
+        """Return the batches of the calibration part, each sample once."""
+        return self._loader(self._not_empty("calib"), train=False)
+
     def predict_dataloader(self) -> BatchLoader:
-        """Return all samples to predict, each once."""
+        """Return all samples to predict, or those of ``predict_part``, each once."""
+        if self.predict_part is not None:
+            return self._loader(self._not_empty(self.predict_part), train=False)
         return self._loader(np.arange(len(self._records())), train=False)
 
     def _loader(self, indices: np.ndarray, train: bool) -> BatchLoader:
         trainer = self.trainer
-        lengths = self.lengths() if self.bucket else None
+        lengths, y = self.lengths() if self.bucket else None, self._labels()[indices] if train else None
         sampler = BatchSampler(
             indices,
             self.batch_size,
@@ -149,8 +243,20 @@ class SplitDataModule(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             accumulate=trainer.accumulate_grad_batches if trainer and train else 1,
+            curriculum=self.curriculum if train else None,
+            ranks=class_ranks(self.difficulty()[indices], y) if self.curriculum and y is not None else None,
         )
-        return BatchLoader(self.dataset(indices, train), sampler, self.num_workers, torch.cuda.is_available())
+        dataset = self.dataset(indices, train)
+        if train and self.sample_weights is not None:
+            dataset = WeightedDataset(dataset, self._sample_weights(self.sample_weights, indices))
+        return BatchLoader(dataset, sampler, self.num_workers, torch.cuda.is_available())
+
+    def _sample_weights(self, path: str, indices: np.ndarray) -> np.ndarray:
+        """(N,) weight of each record; 1 for those that are not trained on."""
+        ids, origins = self._records()["id"].tolist(), self._origins()
+        weights = np.ones(len(ids), np.float32)
+        weights[indices] = read_sample_weights(path, [ids[i] for i in indices], [origins[i] for i in indices])
+        return weights
 
     @property
     def seed(self) -> int:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.curriculum import Curriculum
+
 Batch = dict[str, Tensor]
 
 
@@ -45,6 +47,7 @@ def plan_batches(
     seed: int = 0,
     epoch: int = 0,
     window: int = 20,
+    easy: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Cut one epoch into global batches; only the last one may be smaller.
 
@@ -58,13 +61,18 @@ def plan_batches(
         seed: With ``epoch`` the only source of randomness.
         epoch: Epoch, from 0.
         window: Batches that are sorted together.
+        easy: Rows that take part (n,), for training only; ``None`` is all. They are repeated, one complete permutation
+            after another, until n are drawn: a Trainer counts the batches of an epoch once, before the first.
     """
     rng = np.random.default_rng([seed, epoch])
     order = np.arange(len(indices))
+    chosen = order if easy is None else np.flatnonzero(easy)
     if weights is not None:
-        order = rng.choice(len(indices), size=len(indices), p=weights / weights.sum())
+        share = weights[chosen] / weights[chosen].sum()
+        order = chosen[rng.choice(len(chosen), size=len(indices), p=share)]
     elif shuffle:
-        order = rng.permutation(len(indices))
+        rounds = max(1, -(-len(indices) // max(1, len(chosen))))
+        order = np.concatenate([chosen[rng.permutation(len(chosen))] for _ in range(rounds)])[: len(indices)]
     if lengths is not None:
         span = window * batch_size if shuffle else max(1, len(order))
         chunks = [order[start : start + span] for start in range(0, len(order), span)]
@@ -90,6 +98,8 @@ class BatchSampler(Sampler[IndexBatch]):
         rank: This process.
         world_size: Number of processes.
         accumulate: Batches per optimizer step, for exact training weights.
+        curriculum: How much of each class an epoch draws from; ``None`` is all of it.
+        ranks: Rank of each row by difficulty within its class (n,), for the curriculum.
     """
 
     def __init__(
@@ -103,12 +113,14 @@ class BatchSampler(Sampler[IndexBatch]):
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        curriculum: Curriculum | None = None,
+        ranks: np.ndarray | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.indices, self.batch_size, self.lengths, self.weights = indices, batch_size, lengths, weights
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
-        self.accumulate = accumulate
+        self.accumulate, self.curriculum, self.ranks = accumulate, curriculum, ranks
         self.epoch = 0
         self._resume = (0, 0)  # epoch, and the batches of it that were already seen
 
@@ -130,6 +142,9 @@ class BatchSampler(Sampler[IndexBatch]):
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[IndexBatch]:
+        easy = None
+        if self.curriculum is not None and self.ranks is not None:
+            easy = self.ranks < self.curriculum.share(self.epoch)
         plan = plan_batches(
             self.indices,
             batch_size=self.batch_size,
@@ -138,6 +153,7 @@ class BatchSampler(Sampler[IndexBatch]):
             shuffle=self.shuffle,
             seed=self.seed,
             epoch=self.epoch,
+            easy=easy,
         )
         for step in range(self.start, len(plan)):
             yield self._share(plan, step)

@@ -1,7 +1,7 @@
 """Sign and gesture sequences of variable length: a file, or the embedded synthetic data."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from datamodules.base import IGNORE, SplitDataModule
 from datamodules.baselines import Predict, fit_extra_trees, fit_majority, fit_minirocket, has_minirocket, resample
+from datamodules.curriculum import Curriculum
 from datamodules.errors import DataError
 from datamodules.samplers import Batch, IndexBatch
 from datamodules.sequences import SequenceTransform
@@ -45,6 +46,9 @@ class SignsData(SplitDataModule):
         num_workers: Loader processes.
         bucket: Batches of similar length.
         balanced: Draw the training samples so that each class is equally likely.
+        sample_weights: CSV (id, weight) of how much each training sample counts.
+        predict_part: ``predict`` answers for this part of the run's own split, in place of `predict_path`.
+        curriculum: Easy (short) training samples first.
     """
 
     def __init__(
@@ -65,8 +69,19 @@ class SignsData(SplitDataModule):
         num_workers: int = 0,
         bucket: bool = True,
         balanced: bool = False,
+        sample_weights: str | None = None,
+        predict_part: Literal["train", "val", "calib"] | None = None,
+        curriculum: Curriculum | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, bucket=bucket, balanced=balanced)
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            bucket=bucket,
+            balanced=balanced,
+            sample_weights=sample_weights,
+            predict_part=predict_part,
+            curriculum=curriculum,
+        )
         if max_len is not None and max_len < 1:
             raise ValueError(f"max_len={max_len} must be at least 1")
         self.path, self.predict_path, self.label_key, self.group_key = path, predict_path, label_key, group_key

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.checkpoint import read_checkpoint
 from datamodules.errors import DataError
 
-_OF_ONE_CALL = ("path", "predict_path", "batch_size", "num_workers")
+_OF_ONE_CALL = ("path", "predict_path", "predict_part", "batch_size", "num_workers")
 
 
 def prefer_config(model: Namespace, path: str) -> None:

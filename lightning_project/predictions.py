@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.report_files import Predictions
 from datamodules.base import SplitDataModule
 from datamodules.predictions import write_predictions
 from modules.base import System
@@ -16,13 +17,14 @@ class Collect(Callback):
     """Keeps the outputs of prediction, of all processes, in the order of the records."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.ids = np.empty(0, np.int64)
         self.prob = np.empty((0, 0), np.float32)
+        self.y = np.empty(0, np.int64)
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
         """Keep a batch."""
-        self.rows.append((outputs["id"], outputs["prob"]))
+        self.rows.append((outputs["id"], outputs["prob"], outputs["y"]))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: System) -> None:  # type: ignore[override]
         """Gather the batches of all processes."""
@@ -31,15 +33,17 @@ class Collect(Callback):
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, mine)
-        ids, prob = (np.concatenate(column) for column in zip(*parts, strict=True))
+        ids, prob, y = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(ids[ids >= 0], kind="stable")
-        self.ids, self.prob = ids[ids >= 0][order], prob[ids >= 0][order]
+        self.ids, self.prob, self.y = (column[ids >= 0][order] for column in (ids, prob, y))
 
 
 def write_predictions_of(
     trainer: Trainer, folder: Path, model: System, datamodule: SplitDataModule, ckpt_path: str
 ) -> None:
     """Predict and write `predict/predictions.csv` into the run folder.
+
+    A part of the run's own split (``data.predict_part``) goes to `predict/predictions_PART.npz` too, with its labels.
 
     Args:
         trainer: Trainer.
@@ -60,3 +64,8 @@ def write_predictions_of(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_predictions(path, datamodule.records["id"].iloc[collect.ids].tolist(), collect.prob, model.class_names)
         print(f"written: {path} ({len(collect.ids)} samples)")
+        if datamodule.predict_part is not None:
+            rows, names = datamodule.records.iloc[collect.ids], np.asarray(model.class_names, dtype=str)
+            group = rows["group"].to_numpy(str)
+            found = Predictions(rows["id"].to_numpy(str), group, collect.y, collect.prob.astype(np.float32), names)
+            print(f"written: {found.save(path.with_name(f'predictions_{datamodule.predict_part}.npz'))}")

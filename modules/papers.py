@@ -110,7 +110,7 @@ class PapersClassifier(Classifier):
         activation: Literal["gelu", "relu"] = "gelu",
         dropout: float = 0.35,
         encoder_dropout: float = 0.1,
-        tuning: Tuning = Tuning(),
+        tuning: Tuning = Tuning(),  # noqa: B008  # frozen
         auxiliary: Auxiliary = Auxiliary(),
         mixup_alpha: float = 0.0,
         decay_all: bool = False,

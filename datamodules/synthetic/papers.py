@@ -12,8 +12,8 @@ that occur twice); the content is planted:
   and borrows the most, so it is rare and ambiguous.
 * Some papers occur twice: the title in other case and punctuation, the abstract slightly changed. Some of these copies
   carry a cross-listed category as their label, as a download by category query makes them: planted label conflicts.
-* Rows are in the order of their dates; ids are arXiv-like, `2503.00017`. A model name made of syllables occurs in most
-  papers and in no other: words that no training part can know.
+* Rows are in the order of their dates; ids are arXiv-like, `2503.00017`. A model name made of syllables occurs in every
+  title and most abstracts, each in one paper only: words that no training part can know.
 """
 
 from dataclasses import dataclass
@@ -60,11 +60,11 @@ SYLLABLES = ("ba", "cor", "dex", "fi", "gra", "hel", "ix", "jo", "kal", "lum", "
 
 TITLES = (
     "{name}: a {adj} {noun} for {own}",
-    "{Adj} {own} with {free}",
-    "Rethinking {own}: the role of {free}",
-    "Towards {adj} {own} under {free}",
+    "{Adj} {own} with {free}: the {name} {noun}",
+    "Rethinking {own}: {name} and the role of {free}",
+    "Towards {adj} {own} under {free} with {name}",
     "{name}: {own} meets {free}",
-    "How far does {free} carry {own}?",
+    "How far does {free} carry {own}? Lessons from {name}",
 )
 # The roles: {own} is always the aim and {other} the means, in either order, with the same words around them.
 ROLES = (

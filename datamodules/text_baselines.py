@@ -1,0 +1,57 @@
+"""Simple models for texts, printed beside every result of a network (pure: numpy and scikit-learn).
+
+A `fit_*` function sees training rows only and returns a function from rows to probabilities (N, num_classes) float64;
+rows sum to 1, columns are in the order of the class indices, 0 for a class that training did not contain.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+PredictTexts = Callable[[Sequence[str]], np.ndarray]
+PredictVectors = Callable[[np.ndarray], np.ndarray]
+
+
+def fit_tfidf(texts: Sequence[str], y: np.ndarray, num_classes: int) -> PredictTexts:
+    """TF-IDF of words and pairs of words, and logistic regression with balanced classes.
+
+    Args:
+        texts: Training texts, N of them.
+        y: (N,) class indices.
+        num_classes: Columns of the result.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    table = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
+    model = _regression().fit(table.fit_transform(texts), y)
+    return lambda rows: _columns(model, table.transform(rows), num_classes)
+
+
+def fit_vectors(vectors: np.ndarray, y: np.ndarray, num_classes: int) -> PredictVectors:
+    """Logistic regression with balanced classes on standardised vectors of a frozen encoder.
+
+    Args:
+        vectors: (N, D) of the training rows.
+        y: (N,) class indices.
+        num_classes: Columns of the result.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    scale = StandardScaler().fit(vectors)
+    model = _regression().fit(scale.transform(vectors), y)
+    return lambda rows: _columns(model, scale.transform(rows), num_classes)
+
+
+def _regression() -> Any:  # noqa: ANN401  # scikit-learn has no type stubs
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(class_weight="balanced", max_iter=2000)
+
+
+def _columns(model: Any, rows: Any, num_classes: int) -> np.ndarray:  # noqa: ANN401  # as above; dense or sparse
+    if not rows.shape[0]:
+        return np.zeros((0, num_classes))
+    out = np.zeros((rows.shape[0], num_classes))
+    out[:, model.classes_] = model.predict_proba(rows)
+    return out

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from datamodules.audit import AuditReport, Finding, audit
 from datamodules.base import SplitDataModule
 from datamodules.errors import DataError
+from datamodules.folds import make_folds
 from datamodules.splits import make_split, read_split, split_hash, write_split
 
 
@@ -33,6 +34,8 @@ class StratifiedSplit(Callback):
         use_given: Keep the parts that the data source states; the rest is carved out of its train part.
         on_leak: What a leak does: stop with a ``DataError``, or only warn.
         near_duplicates: Search for near-identical samples across parts, where the data offer signatures.
+        folds: Cross-validation: number of folds, each of them once the test part (one run each); 0 draws one split.
+        fold: The fold that is this run's test part, from 0.
 
     Attributes:
         table: The split table, after ``setup``.
@@ -51,8 +54,14 @@ class StratifiedSplit(Callback):
         use_given: bool = True,
         on_leak: Literal["error", "warn"] = "error",
         near_duplicates: bool = True,
+        folds: int = 0,
+        fold: int = 0,
     ) -> None:
         super().__init__()
+        if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
+            raise ValueError(f"folds={folds} must be 0 or at least 2, and fold={fold} one of them, counted from 0")
+        if folds and path is not None:
+            raise ValueError("folds and path exclude each other: the file of a split states all its parts")
         if on_leak not in ("error", "warn"):
             raise ValueError(f"on_leak must be 'error' or 'warn', got {on_leak!r}")
         self.fractions = {"train": train, "val": val, "calib": calib, "test": test}
@@ -62,6 +71,7 @@ class StratifiedSplit(Callback):
         self.use_given = use_given
         self.on_leak = on_leak
         self.near_duplicates = near_duplicates
+        self.folds, self.fold = folds, fold
         self.table: pd.DataFrame | None = None
         self.report: AuditReport | None = None
         self._resumed_hash: str | None = None
@@ -107,7 +117,10 @@ class StratifiedSplit(Callback):
         if self.path is not None:
             return read_split(self.path, _records(data))
         records = _records(data) if self.use_given else _records(data).assign(given="")
-        return make_split(records, fractions=self.fractions, seed=self.seed, group_aware=self.group_aware)
+        settings: Any = {"fractions": self.fractions, "seed": self.seed, "group_aware": self.group_aware}
+        if self.folds:
+            return make_folds(records, folds=self.folds, fold=self.fold, **settings)
+        return make_split(records, **settings)
 
     def check(self, data: SplitDataModule, table: pd.DataFrame, raise_on_leak: bool = True) -> AuditReport:
         """Audit a table of these data.

@@ -46,10 +46,7 @@ def make_split(
     """
     shares = _check_fractions(fractions, seed)
     _check_records(records)
-    frame = records.iloc[
-        sorted(range(len(records)), key=[_natural(name) for name in records["id"].astype(str)].__getitem__)
-    ]
-    frame = frame.reset_index(drop=True)
+    frame = in_natural_order(records)
     frame["group"] = frame["group"].where(frame["group"] != "", frame["id"])
     part, pool, targets = _given_parts(frame, shares, group_aware)
     if pool.any():
@@ -67,6 +64,12 @@ def make_split(
     table = table.set_index("id").loc[records["id"]].reset_index()[list(COLUMNS)]
     table.attrs["moved_to_train"] = moved
     return table
+
+
+def in_natural_order(records: pd.DataFrame) -> pd.DataFrame:
+    """Sort records by their ids ("9" before "10"), so that a draw does not depend on the order they come in."""
+    order = sorted(range(len(records)), key=[_natural(name) for name in records["id"].astype(str)].__getitem__)
+    return records.iloc[order].reset_index(drop=True)
 
 
 def read_split(path: str | os.PathLike[str], records: pd.DataFrame) -> pd.DataFrame:

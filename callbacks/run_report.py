@@ -47,6 +47,7 @@ class RunReport(pl.Callback):
             raise ValueError(f"bootstrap must be >= 0 and top_k >= 1, got {bootstrap} and {top_k}")
         self.targets, self.bootstrap, self.baselines, self.top_k = targets or [], bootstrap, baselines, top_k
         self.stage_folder = stage_folder
+        self.keep_calib = False  # the next test is of the calibration part: its predictions are kept, not judged
         self.rows: list[dict[str, float]] = []
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._predictions: files.Predictions | None = None
@@ -186,6 +187,11 @@ class RunReport(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the predictions, store them, and log the metrics computed from them on every process."""
+        if self.keep_calib:
+            found = self._gather(trainer, pl_module)
+            if trainer.is_global_zero:
+                found.save(Path(trainer.default_root_dir) / "fit" / "predictions_calib.npz")
+            return
         self._finish_part(trainer, pl_module, "test")
         # equal on all processes; the reduction of equal numbers keeps Lightning from warning about it
         pl_module.log_dict({f"test/{name}": value for name, value in self._values.items()}, sync_dist=True)
@@ -240,7 +246,8 @@ class RunReport(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files of ``test``."""
-        self._write_stage(trainer, pl_module, "test")
+        if not self.keep_calib:
+            self._write_stage(trainer, pl_module, "test")
 
     def _write_stage(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> None:
         if not trainer.is_global_zero or self._predictions is None:

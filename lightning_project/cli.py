@@ -12,6 +12,7 @@ import datamodules
 import modules
 from callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
 from callbacks.early_stopping import EarlyStopping
+from callbacks.ensemble import Ensemble
 from callbacks.epoch_lines import EpochLines
 from callbacks.gradient_clipping import GradientClipping
 from callbacks.probes import Probes
@@ -39,6 +40,7 @@ SHARED: dict[str, type] = {
     "early_stopping": EarlyStopping,
     "checkpoint": Checkpoint,
     "report": RunReport,
+    "ensemble": Ensemble,
 }
 _NOT_SAVED = ("ckpt_path", "name", "runs", "wandb")
 
@@ -168,6 +170,10 @@ class ProjectCLI(LightningCLI):
             return
         report = next(c for c in self.trainer.callbacks if isinstance(c, RunReport))  # type: ignore[attr-defined]
         report.stage_folder = "fit"
+        if len(self.datamodule.indices("calib")):  # kept for temperatures and abstention; nothing is chosen on it
+            report.keep_calib = True
+            self.trainer.test(self.model, self.datamodule.calib_dataloader(), ckpt_path=best, verbose=False)
+            report.keep_calib = False
         self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
         self._say(f"report: {self.run.path / 'REPORT.md'}")
 

@@ -137,7 +137,7 @@ def _calibration(judged: Judged, facts: Mapping[str, Any]) -> str:
     if part is None or judged.answered is None:
         return (
             "Not fitted: the run has no calibration part, so rules work on the probabilities as they are. Fit with "
-            "`--split.calib 0.1`, or take validation for it with `--calibrate_on val`."
+            "`--split.calib 0.1 --split.train 0.54`, or take validation for it with `--calibrate_on val`."
         )
     test, names = judged.test, [str(name) for name in judged.test.class_names]
     before = statistics.classification_metrics(judged.raw, test.y, names)

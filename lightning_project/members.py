@@ -41,7 +41,7 @@ def stored(folder: Path, part: str) -> Predictions:
     path = folder / ("test" if part == "test" else "fit") / f"predictions_{part}.npz"
     mend = {
         "test": "run `test --ckpt_path best` on it first",
-        "calib": "only a fit with a calib part writes them: --split.calib 0.1",
+        "calib": "only a fit with a calib part writes them: --split.calib 0.1 --split.train 0.54",
     }.get(part, "a finished `fit` writes them")
     if not path.is_file():
         raise DataError(f"{folder}: no {part} predictions; {mend}")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchmetrics import MetricCollection
 
 from modules.base import Batch, System
@@ -31,6 +32,7 @@ class Classifier(System):
 
     top_k: int = 3
     mixup_alpha: float = 0.0
+    members: list[dict[str, Tensor]] | None = None  # weights by name; what is judged or predicted is then their mean
 
     def build_metrics(self, num_classes: int, auxiliary: Iterable[str] = ()) -> None:
         """Make the metrics of both stages; part of ``build``.
@@ -48,6 +50,7 @@ class Classifier(System):
         super().setup(stage)
         if stage != "predict":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.loss.use_class_names(self.class_names)  # type: ignore[operator]
             self.loss.use_counts(torch.as_tensor(data.class_counts("train")))  # type: ignore[operator]
 
     def forward(self, batch: Batch) -> Tensor:
@@ -59,8 +62,11 @@ class Classifier(System):
         return logits
 
     def predict_probabilities(self, batch: Batch) -> Tensor:
-        """Return float32 probabilities (B, C)."""
-        return self.scores(self(batch).float()).softmax(1)
+        """Return float32 probabilities (B, C): of the network, or the mean over the weights in ``members``."""
+        if not self.members:
+            return self.scores(self(batch).float()).softmax(1)
+        each = [functional_call(self, weights, (batch,)).float() for weights in self.members]
+        return torch.stack([self.scores(logits).softmax(1) for logits in each]).mean(0)
 
     def target(self, batch: Batch) -> Tensor:
         """Return what the loss compares with: the classes (B,), or soft targets (B, C)."""
@@ -111,6 +117,8 @@ class Classifier(System):
         """Update the validation metrics; return the outputs of the batch."""
         logits, y = self(batch).float(), batch["y"]
         scores = self.scores(logits)
+        if self.members:  # the loss is that of the network, all else that of the members
+            scores = self.predict_probabilities(batch).clamp_min(torch.finfo(torch.float32).tiny).log()
         outputs = {"id": batch["id"], "prob": scores.softmax(1), "y": y}
         real = (y >= 0).float()
         self.val_loss.update(self.loss(logits, self.target(batch)), real)

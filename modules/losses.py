@@ -1,6 +1,7 @@
 """Per-sample classification losses: no reduction, so that the sum with the batch's weights is an exact global mean."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 IGNORE = -1  # label of a padding row or of an unlabelled sample; -2 is a class that training never saw
-ClassWeight = Literal["none", "balanced"]
+ClassWeight = Literal["none", "balanced"] | list[float]
 
 
 class CrossEntropy(nn.Module):
@@ -20,7 +21,8 @@ class CrossEntropy(nn.Module):
     Args:
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
         class_weight: ``balanced`` weighs class c by n / (K n_c) of the training counts given to :meth:`use_counts`,
-            so that the mean weight over the training samples is one.
+            so that the mean weight over the training samples is one; a list gives the weight of each class, of which
+            only the proportions matter.
 
     Raises:
         ValueError: For a label smoothing outside [0, 1) or an unknown class weight.
@@ -30,8 +32,8 @@ class CrossEntropy(nn.Module):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        if class_weight not in ("none", "balanced"):
-            raise ValueError(f"class_weight must be 'none' or 'balanced', got {class_weight!r}")
+        if class_weight not in ("none", "balanced") and not _positive(class_weight):
+            raise ValueError(f"class_weight must be 'none', 'balanced' or numbers above 0, got {class_weight!r}")
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
         # No buffer: the weights follow from the training counts, which the data give anew, and are not to be saved with
@@ -39,14 +41,21 @@ class CrossEntropy(nn.Module):
         self.class_weights: Tensor | None = None
 
     def use_counts(self, counts: Tensor) -> None:
-        """Set the balanced class weights from the training counts (C,); nothing happens without class weights.
+        """Set the class weights from the training counts (C,); nothing happens without class weights.
 
         Raises:
-            ValueError: When a class has no training sample, for its weight would be infinite.
+            ValueError: When a class has no training sample, for its balanced weight would be infinite, or when the list
+                of weights is of another length.
         """
         if self.class_weight == "none":
             return
         counts = torch.as_tensor(counts).to(torch.float32)  # never float64: some devices have none
+        if self.class_weight != "balanced":
+            given = torch.tensor(self.class_weight, dtype=torch.float32)
+            if given.shape != counts.shape:
+                raise ValueError(f"class_weight has {len(given)} numbers, the data have {len(counts)} classes")
+            self.class_weights = given * counts.sum() / (given * counts).sum()
+            return
         if counts.ndim != 1 or not bool((counts > 0).all()):
             empty = (counts <= 0).nonzero().flatten().tolist()
             raise ValueError(
@@ -54,6 +63,9 @@ class CrossEntropy(nn.Module):
                 "Restrict the classes to those seen in training or use class_weight=none."
             )
         self.class_weights = counts.sum() / (len(counts) * counts)
+
+    def use_class_names(self, names: Sequence[str]) -> None:
+        """Take note of the classes, in their order; for losses that read what belongs to named classes."""
 
     def on_epoch(self, epoch: int) -> None:
         """Take note of the epoch, counted from 0, before its first step; for losses that change while training."""
@@ -106,11 +118,17 @@ class CrossEntropy(nn.Module):
         if self.class_weight == "none":
             return None
         if self.class_weights is None:
-            raise RuntimeError("class_weight=balanced: call use_counts(training counts) before the first loss")
+            raise RuntimeError(
+                f"class_weight={self.class_weight}: call use_counts(training counts) before the first loss"
+            )
         if len(self.class_weights) != logits.shape[1]:
             raise ValueError(f"{len(self.class_weights)} class weights do not fit {logits.shape[1]} logits")
         self.class_weights = self.class_weights.to(logits)  # moved once
         return self.class_weights
+
+
+def _positive(weights: object) -> bool:
+    return isinstance(weights, list) and len(weights) > 0 and all(weight > 0 for weight in weights)
 
 
 class Focal(CrossEntropy):

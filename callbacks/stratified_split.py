@@ -130,7 +130,7 @@ class StratifiedSplit(Callback):
         """
         signatures = data.signatures() if self.near_duplicates else None
         names = getattr(data, "source_classes", None) or data.class_names  # class_names are those of train, once split
-        self.report = audit(_records(data), table, signatures, names)
+        self.report = audit(_records(data), table, signatures, names, data.findings())
         for finding in self.report.findings:
             if finding.severity == "warning":
                 rank_zero_info(f"audit: {finding}")

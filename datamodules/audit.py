@@ -103,6 +103,7 @@ def audit(
     table: pd.DataFrame,
     signatures: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
+    known: Sequence[Finding] = (),
 ) -> AuditReport:
     """Check a split for everything that has made a headline number wrong before.
 
@@ -111,6 +112,7 @@ def audit(
         table: Their split table, rows in any order; hashes, groups and labels are taken from the records.
         signatures: (N, D) in the row order of ``records``; ``None`` skips the search for near-duplicates.
         class_names: Order of the classes in the report; classes of the data that it lacks follow, sorted.
+        known: What was found while the records were read, and can no longer be seen in them.
     """
     part_of = table.drop_duplicates("id").set_index("id")["part"]
     rows = records[["id", "group", "hash", "label"]].reset_index(drop=True)
@@ -127,7 +129,7 @@ def audit(
         lambda: _near_duplicates(rows, signatures),
         lambda: _class_support(counts, table),
     ]
-    found = [finding for check in checks for finding in check()]
+    found = [*known, *(finding for check in checks for finding in check())]
     found.sort(key=lambda finding: ("leak", "warning", "info").index(finding.severity))
     train = counts["train"][counts["train"] > 0]
     sizes = used.groupby("part").agg(rows=("id", "size"), groups=("group", "nunique"), classes=("label", "nunique"))

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
 from datamodules.added_rows import check_added
+from datamodules.audit import Finding
 from datamodules.curriculum import Curriculum, class_ranks, entropies
 from datamodules.errors import DataError
 from datamodules.sample_weights import WeightedDataset, read_sample_weights
@@ -85,6 +86,10 @@ class SplitDataModule(LightningDataModule):
         """Return a fixed-size vector per record (N, D) for the search for near-duplicates, or ``None``."""
         return None
 
+    def findings(self) -> list[Finding]:
+        """Return what was found while reading, for the audit."""
+        return []
+
     def difficulty(self) -> np.ndarray:
         """Return how hard each record is (N,), for the curriculum; only training records need a number.
 
@@ -108,6 +113,18 @@ class SplitDataModule(LightningDataModule):
             rows: The new rows with all their columns, such as ``vector``; they are the last of ``records``.
         """
         raise DataError(f"{type(self).__name__} cannot take added rows: leave the augmentation out")
+
+    def content_hashes(self, rows: pd.DataFrame) -> list[str]:
+        """Return the content hash of rows that an augmentation made, as ``read_records`` computes it."""
+        raise DataError(f"{type(self).__name__} cannot take made texts: leave the augmentation out")
+
+    def read_unlabelled(self, path: str) -> pd.DataFrame:
+        """Read samples without labels, as records; ``group`` joins those that are known already."""
+        raise DataError(f"{type(self).__name__} cannot read samples without labels: leave the pseudo-labels out")
+
+    def vectors(self, indices: np.ndarray) -> np.ndarray:
+        """Return fixed-size vectors (n, D) of some records, where the network takes such vectors."""
+        raise DataError(f"{type(self).__name__} has no vectors to sample between: leave the oversampling out")
 
     def baselines(self, part: str) -> dict[str, np.ndarray | None]:
         """Return probabilities (n, C) on a part, by name of simple models fitted on train; ``None`` = not installed."""

@@ -18,7 +18,16 @@ from datamodules.papers_dataset import AugmentedTokens, PapersDataset
 from datamodules.papers_encoded import Encoded
 from datamodules.papers_file import Columns, Source, read_hub, read_papers
 from datamodules.papers_fitted import Fitted, joined, multi_hot
-from datamodules.papers_records import Facts, Policy, TimeSplit, make_predict_records, make_records, parse_merges
+from datamodules.papers_records import (
+    Facts,
+    Policy,
+    TimeSplit,
+    content_hash,
+    joined_groups,
+    make_predict_records,
+    make_records,
+    parse_merges,
+)
 from datamodules.papers_text import SMALLEST
 from datamodules.samplers import Batch
 from datamodules.splits import split_hash
@@ -196,6 +205,16 @@ class PapersData(SplitDataModule):
         self.source_name, self._encoded, self._keyword_tables = self.predict_path, None, {}
         return records
 
+    def read_unlabelled(self, path: str) -> pd.DataFrame:
+        """Read papers without labels; one that is among the records gets their group."""
+        rows = make_predict_records(read_papers(path, self.columns, labels=False))
+        rows["group"] = joined_groups(rows, self._records())
+        return rows
+
+    def content_hashes(self, rows: pd.DataFrame) -> list[str]:
+        """Return the content hash of each row, of its normalised title and abstract."""
+        return [content_hash(title, abstract) for title, abstract in zip(rows["title"], rows["abstract"], strict=True)]
+
     def _synthetic(self) -> Source:
         made = make_papers(**self.synthetic)
         rows = {"id": made.ids, "title": made.titles, "abstract": made.abstracts, "category": made.labels,
@@ -284,8 +303,10 @@ class PapersData(SplitDataModule):
         """Return (n, 2H) float32 mean states of some records.
 
         Raises:
-            DataError: There is no frozen encoder.
+            DataError: The network takes no vectors.
         """
+        if self.states is None or not self.states.as_vectors:
+            return super().vectors(indices)
         return self._encoder().vectors(self._records())[indices]
 
     def explain_words(self, index: int) -> dict[str, list[str]]:
@@ -319,6 +340,7 @@ class PapersData(SplitDataModule):
     def baselines(self, part: str) -> dict[str, np.ndarray | None]:
         """Return probabilities (n, num_classes) on a part, by models fitted on the training papers as they are."""
         texts, rows = joined(self._records()), self.indices(part)
+        vectors = self._encoder().vectors(self._records()) if self.states is not None else np.empty((len(texts), 0))
         if not self._baselines:
             train = self._original_train()
             train = train[self._labels()[train] >= 0]
@@ -326,9 +348,9 @@ class PapersData(SplitDataModule):
             self._baselines["majority"] = fit_majority(y, self.num_classes)
             self._baselines["tfidf"] = fit_tfidf(known, y, self.num_classes)
             if self.states is not None:
-                self._baselines["frozen_encoder"] = fit_vectors(self.vectors(train), y, self.num_classes)
+                self._baselines["frozen_encoder"] = fit_vectors(vectors[train], y, self.num_classes)
         chosen = [texts[i] for i in rows]
-        return {name: model(self.vectors(rows) if name == "frozen_encoder" else chosen)
+        return {name: model(vectors[rows] if name == "frozen_encoder" else chosen)
                 for name, model in self._baselines.items()}  # fmt: skip
 
     def describe(self) -> dict[str, Any]:

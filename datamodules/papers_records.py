@@ -202,6 +202,25 @@ def make_predict_records(source: Source) -> pd.DataFrame:
     return rows[list(COLUMNS)].reset_index(drop=True)
 
 
+def joined_groups(rows: pd.DataFrame, known: pd.DataFrame) -> list[str]:
+    """Group of each row: that of a known record with its id or title, else of an earlier row, else its own id."""
+    group: dict[tuple[str, str], str] = {}
+    for name, title, own in zip(known["id"], known["title"], known["group"], strict=True):
+        group |= dict.fromkeys(_keys(name, title), own)
+    found = []
+    for name, title in zip(rows["id"], rows["title"], strict=True):
+        keys = _keys(name, title)
+        found.append(next((group[key] for key in keys if key in group), name))
+        for key in keys:
+            group.setdefault(key, found[-1])
+    return found
+
+
+def _keys(name: str, title: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What makes two rows the same paper: the id without the number of a version, or the normalised title."""
+    return ("id", re.sub(r"(?<=\d)v\d+$", "", name)), ("title", normal_title(title))
+
+
 def _merged(categories: str, merges: dict[str, str]) -> str:
     return " ".join(dict.fromkeys(merges.get(name, name) for name in categories.split()))
 
@@ -265,7 +284,7 @@ def _groups(rows: pd.DataFrame) -> list[str]:
     seen: dict[tuple[str, str], int] = {}
     ids = rows["id"].tolist()
     for row, (name, title) in enumerate(zip(ids, rows["title"], strict=True)):
-        for key in (("id", re.sub(r"(?<=\d)v\d+$", "", name)), ("title", normal_title(title))):
+        for key in _keys(name, title):
             other = root(seen.setdefault(key, row))
             mine = root(row)
             parent[max(mine, other)] = min(mine, other)

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.stratified_split import StratifiedSplit
+from datamodules.audit import Finding
 from datamodules.errors import DataError
 from datamodules.splits import make_split, read_split, split_hash
 
@@ -35,6 +36,9 @@ class TinyData(L.LightningDataModule):
         self.searched += 1
         x = np.repeat(np.random.default_rng(0).normal(size=(30, 24)), 2, axis=0)
         return x + 0.01 * np.random.default_rng(1).normal(size=x.shape)
+
+    def findings(self):
+        return [Finding("known_before", "info", "Found while reading.", 1)]
 
     def apply_split(self, table):
         self.table = table
@@ -212,3 +216,8 @@ def test_data_without_signatures_say_so(tmp_path):
     data.signatures = lambda: None
     _, _, split, _ = fit(tmp_path, data=data)
     assert "near_duplicates_not_searched" in {finding.kind for finding in split.findings}
+
+
+def test_what_the_data_found_while_reading_is_in_the_audit(tmp_path):
+    _, _, split, _ = fit(tmp_path)
+    assert "known_before" in {finding.kind for finding in split.findings}

@@ -231,9 +231,9 @@ def _retype(title: str, rng: np.random.Generator) -> str:
 
 
 def _revise(sentences: list[str], rng: np.random.Generator) -> list[str]:
-    """The abstract of another version: one sentence says it in other words, sometimes another one is gone."""
+    """The abstract of another version: a further sentence, and sometimes one that is gone."""
     revised = list(sentences)
-    revised[-1] = revised[-1].replace("We ", "In this version, we ", 1).replace("Our ", "This ", 1)
     if len(revised) > 6 and rng.random() < 0.5:
         revised.pop(int(rng.integers(2, len(revised) - 1)))
+    revised.insert(int(rng.integers(2, len(revised) + 1)), "This version corrects a few details.")
     return revised

@@ -15,6 +15,10 @@ class UsageError(ValueError):
     """The command line asks for something that cannot be; the message says what to write instead."""
 
 
+class CellsFailedError(RuntimeError):
+    """Some cells of an ablation failed; the others and the table are finished."""
+
+
 def exit_code(error: BaseException) -> tuple[int, str | None]:
     """Return the exit code of an error and its one line; ``None`` where only a traceback helps."""
     known: list[tuple[type[BaseException], int]] = [
@@ -24,6 +28,7 @@ def exit_code(error: BaseException) -> tuple[int, str | None]:
         (UntrustedCheckpointError, REFUSED),
         (NonFiniteError, NON_FINITE),
         (ProbeError, FAULT),
+        (CellsFailedError, FAULT),
     ]
     if isinstance(error, SIGTERMException):  # Lightning alone would exit with 0
         return TERMINATED, "terminated"

@@ -31,7 +31,7 @@ def classification_metrics(
     if prob.shape[1:] != (len(class_names),):
         raise ValueError(f"probabilities {prob.shape} do not fit {len(class_names)} class names")
     names = ["accuracy", "macro_f1", "macro_precision", "macro_recall", "weighted_f1", f"top{top_k}", "nll", "ece"]
-    return _measured(prob, y, names)
+    return measured(prob, y, names)
 
 
 def per_class(prob: np.ndarray, y: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
@@ -174,7 +174,7 @@ def paired_bootstrap(
     """
     if prob_a.shape != prob_b.shape:
         raise ValueError(f"the two models have probabilities of different shapes: {prob_a.shape} and {prob_b.shape}")
-    point_a, point_b = (_measured(prob, y, metrics) for prob in (prob_a, prob_b))
+    point_a, point_b = (measured(prob, y, metrics) for prob in (prob_a, prob_b))
     values_a, values_b = (resampled(prob, y, groups, metrics, n, seed) for prob in (prob_a, prob_b))
     return {
         name: (point_a[name] - point_b[name], *_interval(values_a[name] - values_b[name], level)) for name in metrics
@@ -259,7 +259,12 @@ def _sample_counts(
     return columns, sparse.hstack(parts, format="csr")
 
 
-def _measured(prob: np.ndarray, y: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
+def measured(prob: np.ndarray, y: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
+    """Return the values of metrics by the names that :func:`resampled` takes.
+
+    Raises:
+        ValueError: As in :func:`resampled`.
+    """
     columns, matrix = _sample_counts(prob, y, metrics)
     totals = np.asarray(matrix.sum(axis=0)).reshape(1, -1)
     return {name: float(value[0]) for name, value in _from_totals(totals, columns, prob.shape[1], metrics).items()}

@@ -25,7 +25,7 @@ def fit_tfidf(texts: Sequence[str], y: np.ndarray, num_classes: int) -> PredictT
 
     table = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
     model = _regression().fit(table.fit_transform(texts), y)
-    return lambda rows: _columns(model, table.transform(rows), num_classes)
+    return lambda rows: _columns(model, table.transform, rows, num_classes)
 
 
 def fit_vectors(vectors: np.ndarray, y: np.ndarray, num_classes: int) -> PredictVectors:
@@ -40,7 +40,7 @@ def fit_vectors(vectors: np.ndarray, y: np.ndarray, num_classes: int) -> Predict
 
     scale = StandardScaler().fit(vectors)
     model = _regression().fit(scale.transform(vectors), y)
-    return lambda rows: _columns(model, scale.transform(rows), num_classes)
+    return lambda rows: _columns(model, scale.transform, rows, num_classes)
 
 
 def _regression() -> Any:  # noqa: ANN401  # scikit-learn has no type stubs
@@ -49,9 +49,9 @@ def _regression() -> Any:  # noqa: ANN401  # scikit-learn has no type stubs
     return LogisticRegression(class_weight="balanced", max_iter=2000)
 
 
-def _columns(model: Any, rows: Any, num_classes: int) -> np.ndarray:  # noqa: ANN401  # as above; dense or sparse
-    if not rows.shape[0]:
-        return np.zeros((0, num_classes))
-    out = np.zeros((rows.shape[0], num_classes))
-    out[:, model.classes_] = model.predict_proba(rows)
+def _columns(model: Any, transform: Callable[[Any], Any], rows: Any, num_classes: int) -> np.ndarray:  # noqa: ANN401
+    """Put the columns of the classes seen in training at their class index; no row gives no row."""
+    out = np.zeros((len(rows), num_classes))
+    if len(rows):
+        out[:, model.classes_] = model.predict_proba(transform(rows))
     return out

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))  # lists of runs, no config of one
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path not in ABLATIONS]
 BASES = [path for path in CONFIGS if path.parent.name == "configs"]
 OVERLAYS = [path for path in CONFIGS if path.parent.name != "configs"]
 SETTINGS_LIMIT = 15
@@ -68,7 +69,8 @@ def load(class_path: str) -> type:
 
 def test_all_configs_are_tested():
     on_disk = {path for ending in ("*.yaml", "*.yml") for path in (ROOT / "configs").rglob(ending)}
-    assert set(BASES) | set(OVERLAYS) == on_disk, "configs are .yaml files in configs/, variants/ or machine/"
+    known = {*BASES, *OVERLAYS, *ABLATIONS}
+    assert known == on_disk, "configs are .yaml files in configs/, variants/, machine/ or ablations/"
     assert len(BASES) >= 1 and len(OVERLAYS) >= 10
     assert {path.parent.name for path in OVERLAYS} == {"variants", "machine"}
     assert all(chain(path)[0] in BASES for path in CONFIGS), "the first word of a variant is its system"
@@ -154,6 +156,23 @@ def test_a_base_config_is_complete(path):
         parameters = inspect.signature(load(config[part]["class_path"])).parameters
         assert set(config[part]["init_args"]) == set(parameters)
     assert config["data"]["init_args"].get("path") is None, "paths are given by the user"
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=name_of)
+def test_an_ablation_names_configs_that_exist_and_settings_that_parse(path, monkeypatch):
+    from lightning_project.ablation_plan import Plan
+    from lightning_project.ablation_runs import resolved
+
+    monkeypatch.chdir(ROOT)  # its paths are a user's, from the checkout
+    text, plan = path.read_text(encoding="utf-8"), Plan.read(name_of(path))
+    assert f"lightning_project ablate {name_of(path)}" in text and "\n# Expected: " in text
+    shared, seen = resolved(plan.words()), []
+    for cell in plan.cells:
+        if cell.kind == "fit":
+            config = resolved([*plan.words(), *cell.words()])
+            assert config not in seen, f"{cell.name} is the same as another cell"
+            seen.append(config)
+    assert shared in seen and len(plan.cells) > 12
 
 
 def test_a_misspelt_key_is_refused(capsys, tmp_path):

@@ -144,3 +144,54 @@ class Predictions:
         if found.prob.shape != (len(found.id), len(found.class_names)) or len(found.y) != len(found.id):
             raise DataError(f"{path}: prob {found.prob.shape} does not fit {len(found.id)} ids; run `test` again")
         return found
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What the simple models said about the samples of stored predictions.
+
+    Attributes:
+        id: (N,) record names, in the order of the labelled predictions. names: (M,) the models. prob: (M, N, C) float32.
+    """
+
+    id: np.ndarray
+    names: np.ndarray
+    prob: np.ndarray
+
+    @classmethod
+    def of(cls, found: Predictions, models: Mapping[str, np.ndarray]) -> "Baselines":
+        """Gather the probabilities (N, C) of each model on the samples of labelled predictions."""
+        prob = np.stack(list(models.values())) if models else np.zeros((0, *found.prob.shape))
+        return cls(found.id, np.array(list(models), dtype=str), prob)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the npz of the run folder."""
+        text = {"id": np.asarray(self.id, dtype=str), "names": self.names}
+        return write_npz(path, {**text, "prob": self.prob.astype(np.float32)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Baselines":
+        """Read an npz written by ``save``.
+
+        Raises:
+            DataError: The file is missing or not such an npz.
+        """
+        try:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                found = cls(**{name: file[name] for name in cls.__dataclass_fields__})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a file of baselines ({error}); run `test` again to write it") from error
+        if found.prob.shape[:2] != (len(found.names), len(found.id)):
+            raise DataError(f"{path}: prob {found.prob.shape} does not fit {len(found.id)} ids; run `test` again")
+        return found
+
+    def of_model(self, name: str, found: Predictions) -> Predictions:
+        """Return one model's answers to the samples of labelled predictions.
+
+        Raises:
+            DataError: They are not about these samples.
+        """
+        if list(self.id) != list(found.id):
+            raise DataError(f"the stored baseline {name!r} is about other samples than the predictions; run `test` again")
+        prob = self.prob[list(self.names).index(name)]
+        return Predictions(found.id, found.group, found.y, prob, found.class_names)

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from callbacks import report_files as files
 from callbacks import report_plots as plots
 from modules import statistics
 
+MISTAKES = 100  # rows of the table of mistakes
+_OF_THE_HOUSE = ("id", "group", "hash", "label", "given", "augmented_from", "source")  # columns of all records
 RESULT_NAMES = {
     "weighted_f1": "Weighted-F1",
     "accuracy": "Accuracy",
@@ -42,6 +45,37 @@ def per_class_table(found: files.Predictions) -> pd.DataFrame:
     accuracy = pd.Series({"f1-score": matrix.trace() / len(found.y)})
     extra = pd.DataFrame([accuracy, macro, weighted], index=["accuracy", "macro avg", "weighted avg"])
     return pd.concat([scores, extra]).assign(support=[*support, *[len(found.y)] * 3])[[*scores.columns, "support"]]
+
+
+def mistakes(found: files.Predictions, records: pd.DataFrame) -> pd.DataFrame:
+    """Return the surest mistakes, surest first: id, truth, prediction, confidence, p(truth), and what can be read.
+
+    Args:
+        found: Labelled predictions.
+        records: Records of the data; their columns beyond the house's (a title, a signer) stand beside each mistake.
+    """
+    guess, confidence, known = found.prob.argmax(axis=1), found.prob.max(axis=1), found.y >= 0
+    of_truth = found.prob[np.arange(len(guess)), np.maximum(found.y, 0)]
+    wrong = pd.DataFrame(
+        {
+            "id": found.id,
+            "truth": np.where(known, found.class_names[np.maximum(found.y, 0)], "(not in training)"),
+            "prediction": found.class_names[guess],
+            "confidence": confidence,
+            "p(truth)": np.where(known, of_truth, 0.0),
+        }
+    )[guess != found.y]
+    wrong = wrong.sort_values("confidence", ascending=False, kind="stable").head(MISTAKES)
+    further = records.set_index(records["id"].astype(str)).drop(columns=[*_OF_THE_HOUSE], errors="ignore")
+    return wrong.join(further.select_dtypes(["object", "string"]), on="id")
+
+
+def write_samples(
+    folder: Path, part: str, found: files.Predictions, models: Mapping[str, np.ndarray], records: pd.DataFrame
+) -> None:
+    """Write what is kept sample by sample: what the simple models said, and the surest mistakes."""
+    files.Baselines.of(found, models).save(folder / f"baselines_{part}.npz")
+    files.write_csv(folder / "mistakes.csv", mistakes(found, records))
 
 
 def write_stage(

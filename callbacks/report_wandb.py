@@ -1,4 +1,4 @@
-"""The report sent to Weights & Biases: pictures, the table of classes and the page itself."""
+"""The report sent to Weights & Biases: pictures, the tables of classes and of mistakes, and the page itself."""
 
 import html
 import warnings
@@ -24,6 +24,7 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
             import wandb
 
             table = pd.read_csv(root / stage / "per_class.csv", index_col=0).rename_axis("class").reset_index()
+            wrong = pd.read_csv(root / stage / "mistakes.csv", dtype={"id": str}, keep_default_na=False)
             pictures = {
                 f"{stage}/{name}": wandb.Image(str(root / stage / f"{name}.png"))
                 for name in ("confusion", "per_class", "calibration")
@@ -34,6 +35,7 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
                 {
                     **pictures,
                     f"{stage}/per_class_table": wandb.Table(dataframe=table),
+                    f"{stage}/mistakes_table": wandb.Table(dataframe=wrong),
                     "report": wandb.Html(f"<pre>{page}</pre>"),
                 }
             )

@@ -272,6 +272,7 @@ class RunReport(pl.Callback):
         if not (root / "environment.json").is_file():
             files.write_json(root / "environment.json", environment())
         report_stage.write_stage(root, stage, real, metrics, run, log)
+        report_stage.write_samples(root / stage, part, real, baselines, _data(trainer).records)
         files.write_text(root / "REPORT.md", report_text.report(root, _shown(root)))
         report_wandb.send(trainer.loggers, root, stage)
         print(report_tables.terminal(metrics, run, stage))

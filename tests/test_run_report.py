@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from sklearn import metrics as sk
 from torch import Tensor, nn
 
-from callbacks.report_files import Predictions, write_json, write_npz, write_text
+from callbacks.report_files import Baselines, Predictions, write_json, write_npz, write_text
 from callbacks.report_settings import config_hash
+from callbacks.report_stage import mistakes
 from callbacks.report_tables import terminal
 from callbacks.run_report import RunReport, Target
 from datamodules.errors import DataError
@@ -222,6 +223,7 @@ def test_every_file_of_the_run_folder_is_there(run):
         "confusion.png",
         "per_class.png",
         "calibration.png",
+        "mistakes.csv",
     ]
     wanted = [
         "run.json",
@@ -233,11 +235,48 @@ def test_every_file_of_the_run_folder_is_there(run):
         "config.yaml",
         "checkpoints/best.ckpt",
         "fit/predictions_val.npz",
+        "fit/baselines_val.npz",
         "test/predictions_test.npz",
+        "test/baselines_test.npz",
     ]
     wanted += [f"{stage}/{name}" for stage in ("fit", "test") for name in stage_files]
     assert [name for name in wanted if not (folder / name).is_file()] == []
     assert not [path for path in folder.rglob(".*")], "temporary files are left over"
+
+
+def test_what_the_simple_models_said_is_kept_sample_by_sample(run):
+    folder, _, _ = run
+    found, kept = (
+        Predictions.load(folder / "test" / "predictions_test.npz"),
+        Baselines.load(folder / "test" / "baselines_test.npz"),
+    )
+    assert list(kept.names) == ["majority", "largest_feature"] and kept.prob.shape == (2, 30, 4)
+    written = read(folder / "test" / "metrics.json")["baselines"]
+    for name in kept.names:
+        answers = kept.of_model(name, found)
+        assert statistics.measured(answers.prob, answers.y, ["macro_f1"]) == pytest.approx(
+            {"macro_f1": written[name]["values"]["macro_f1"]}
+        )
+    other = Predictions(found.id[::-1], found.group, found.y, found.prob, found.class_names)
+    with pytest.raises(DataError, match="other samples"):
+        kept.of_model("majority", other)
+
+
+def test_a_damaged_file_of_baselines_is_refused(tmp_path):
+    with pytest.raises(DataError, match="run `test` again"):
+        Baselines.load(tmp_path / "baselines_test.npz")
+
+
+def test_the_surest_mistakes_are_listed_with_what_can_be_read():
+    ids = np.array(["a", "b", "c", "d"])
+    prob = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]], np.float32)
+    found = Predictions(ids, ids, np.array([1, 1, 1, -2]), prob, np.array(["x", "y"]))
+    records = pd.DataFrame({"id": ids[::-1], "label": "x", "title": ["D", "C", "B", "A"], "line": [4, 3, 2, 1]})
+    table = mistakes(found, records)
+    assert table["id"].tolist() == ["a", "d", "b"] and table["title"].tolist() == ["A", "D", "B"]
+    assert table["truth"].tolist() == ["y", "(not in training)", "y"] and table["prediction"].tolist() == ["x", "y", "x"]
+    assert table["p(truth)"].tolist() == pytest.approx([0.1, 0.0, 0.4])
+    assert "label" not in table.columns and "line" not in table.columns
 
 
 def test_test_metrics_are_those_of_the_stored_predictions(run):

@@ -52,7 +52,8 @@ class PapersData(SplitDataModule):
     - with `states.pooled`: `vector` (B, 2H) float32, the mean states of the title and of the abstract.
 
     With `keywords` K: `keyword_ids` (B, K) int64, `keyword_weights`, `keyword_mask`, `keyword_links` (B, K, K). With
-    `auxiliary`: `y_crosslist` (B, M), `y_learning` (B,), `y_length` (B,). With `labels: multi`: `y_labels` (B, C).
+    `terms`: `term_ids` (B, K) int64, `term_weights`, `term_mask`, K the most terms of a paper. With `auxiliary`:
+    `y_crosslist` (B, M), `y_learning` (B,), `y_length` (B,). With `labels: multi`: `y_labels` (B, C).
 
     Args:
         path: A file (see `papers_file`); None is the embedded synthetic data, never a stand-in for a file that cannot
@@ -74,6 +75,7 @@ class PapersData(SplitDataModule):
         states: A frozen encoder whose cached states take the place of tokens.
         keywords: Keywords of a paper; 0 is off.
         keyword_vocab: Most known keywords.
+        terms: Most words and pairs of words for the wide part of the network; 0 is off.
         auxiliary: Add targets of the auxiliary tasks.
         augmentations: Random changes of training texts, keyed by (seed, epoch, record).
         synthetic_samples: Number of synthetic papers (without `path` and `hub`).
@@ -110,6 +112,7 @@ class PapersData(SplitDataModule):
         states: EncoderStates | None = None,
         keywords: int = 0,
         keyword_vocab: int = 2000,
+        terms: int = 0,
         auxiliary: bool = False,
         augmentations: list[Callable] | None = None,
         synthetic_samples: int = 1200,
@@ -140,19 +143,21 @@ class PapersData(SplitDataModule):
         self.tokenizer = tokenizer if tokenizer is not None or states is None else states.source
         self.vocab_size_wanted, self.title_len, self.abstract_len = vocab_size_wanted, title_len, abstract_len
         self.keywords, self.keyword_vocab, self.auxiliary = keywords, keyword_vocab, auxiliary
+        self.terms = terms
         self.augmentations: list[TextAugmentation] = list(augmentations or [])
         self.synthetic = {"samples": synthetic_samples, "seed": synthetic_seed, "overlap": synthetic_overlap,
                           "duplicates": synthetic_duplicates, "conflicts": synthetic_conflicts}  # fmt: skip
         # Sizes of the network, known after the split; before predicting, set to what the trained network takes.
         self.vocab_size: int | None = 0 if states is not None else None
         self.num_keywords: int | None = None if keywords else 0
+        self.num_terms: int | None = None if terms else 0
         self.num_crosslists: int | None = None if auxiliary else 0
         self.input_width: int | None = None if states is not None else 0
         self.source_name, self.facts = "", Facts()
         self.fitted: Fitted | None = None
         self._fitted_on = ""
         self._encoded: Encoded | None = None
-        self._keyword_tables: dict[str, np.ndarray] = {}
+        self._word_tables: dict[str, np.ndarray] = {}
         self._baselines: dict[str, Any] = {}
         self._check()
 
@@ -162,7 +167,8 @@ class PapersData(SplitDataModule):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
-        least = {"title_len": 3, "abstract_len": 3, "keywords": 0, "keyword_vocab": 1, "vocab_size_wanted": SMALLEST}
+        least = {"title_len": 3, "abstract_len": 3, "keywords": 0, "keyword_vocab": 1, "terms": 0}
+        least["vocab_size_wanted"] = SMALLEST
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {limit}")
@@ -202,7 +208,7 @@ class PapersData(SplitDataModule):
             return super().read_predict_records()
         records = make_predict_records(read_papers(self.predict_path, self.columns, labels=False))
         self.table, self.y = None, None  # a split of the training data says nothing about these records
-        self.source_name, self._encoded, self._keyword_tables = self.predict_path, None, {}
+        self.source_name, self._encoded, self._word_tables = self.predict_path, None, {}
         return records
 
     def read_unlabelled(self, path: str) -> pd.DataFrame:
@@ -236,6 +242,7 @@ class PapersData(SplitDataModule):
                     vocab_size=self.vocab_size_wanted,
                     keywords=self.keywords,
                     keyword_vocab=self.keyword_vocab,
+                    terms=self.terms,
                     auxiliary=self.auxiliary,
                 )
             )
@@ -244,7 +251,7 @@ class PapersData(SplitDataModule):
 
     def rows_added(self, rows: pd.DataFrame | None) -> None:
         """Take the vectors of added rows that have one; what has text is tokenised when it is asked for."""
-        self._keyword_tables, self._baselines = {}, {}
+        self._word_tables, self._baselines = {}, {}
         if rows is None:
             if self._encoded is not None:
                 self._encoded.forget(len(self._records()))
@@ -262,9 +269,10 @@ class PapersData(SplitDataModule):
 
     def _take(self, fitted: Fitted) -> None:
         if self.fitted is None or self.fitted.state_dict() != fitted.state_dict():
-            self.fitted, self._encoded, self._keyword_tables = fitted, None, {}
+            self.fitted, self._encoded, self._word_tables = fitted, None, {}
         self.vocab_size = 0 if self.states is not None else fitted.tokenizer.vocab_size
         self.num_keywords = len(fitted.keywords) if fitted.keywords is not None else 0
+        self.num_terms = len(fitted.terms) if fitted.terms is not None else 0
         self.num_crosslists = len(fitted.crosslists)
         if self.states is not None:
             self.input_width = self.states.width * (2 if self.states.as_vectors else 1)
@@ -278,7 +286,7 @@ class PapersData(SplitDataModule):
             records["title"].tolist(), records["abstract"].tolist(), fitted.tokenizer, self.limits, self.augmentations,
             self.seed,
         )  # fmt: skip
-        tables = self._keywords() if fitted.keywords is not None else {}
+        tables = dict(self._words())
         y = self.y if self.y is not None else np.full(len(records), IGNORE)
         if self.y is not None and self.auxiliary:
             tables = tables | fitted.auxiliary_tables(records)
@@ -313,6 +321,11 @@ class PapersData(SplitDataModule):
         """Return the token strings of a record by field, one for each place of its row in a batch."""
         tokens, fitted = self._encoder().tokens(self._records()), self._fitted()
         return {name: fitted.tokenizer.words(found.text(index).tolist()) for name, found in tokens.items()}
+
+    def keyword_words(self) -> list[str]:
+        """Return the words of the keyword ids."""
+        keywords = self._fitted().keywords
+        return [] if keywords is None else list(keywords.words)
 
     def difficulty(self) -> np.ndarray:
         """Return how hard each record is: by words, by words and technical terms, or by an earlier prediction."""
@@ -387,12 +400,14 @@ class PapersData(SplitDataModule):
         labels = records["labels"].where(records["labels"] != "", records["label"])
         return multi_hot(labels, self.class_names)
 
-    def _keywords(self) -> dict[str, np.ndarray]:
-        keywords = self._fitted().keywords
-        if not self._keyword_tables and keywords is not None:
-            records = self._records()
-            self._keyword_tables = keywords.tables(records["title"].tolist(), records["abstract"].tolist())
-        return self._keyword_tables
+    def _words(self) -> dict[str, np.ndarray]:
+        """Keywords and terms of all records, where they are on."""
+        fitted, records = self._fitted(), self._records()
+        if not self._word_tables and fitted.keywords is not None:
+            self._word_tables |= fitted.keywords.tables(records["title"].tolist(), records["abstract"].tolist())
+        if "term_ids" not in self._word_tables and fitted.terms is not None:
+            self._word_tables |= fitted.terms.tables(joined(records))
+        return self._word_tables
 
     def _encoder(self) -> Encoded:
         if self._encoded is None:

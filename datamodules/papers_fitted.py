@@ -14,6 +14,7 @@ import pandas as pd
 from datamodules.errors import DataError
 from datamodules.keywords import Keywords
 from datamodules.papers_text import PapersTokenizer
+from datamodules.terms import Terms
 
 CROSSLISTS = 8  # most categories that the auxiliary task tells apart
 
@@ -27,12 +28,14 @@ class Fitted:
         keywords: Chooses keywords; None where they are off.
         crosslists: Categories of the auxiliary task, the most frequent first; none where it is off.
         length: Mean and standard deviation of the natural logarithm of the words of an abstract.
+        terms: Weighs all words and pairs of words; None where they are off.
     """
 
     tokenizer: PapersTokenizer
     keywords: Keywords | None
     crosslists: tuple[str, ...]
     length: tuple[float, float]
+    terms: Terms | None = None
 
     @classmethod
     def fit(
@@ -43,6 +46,7 @@ class Fitted:
         vocab_size: int,
         keywords: int,
         keyword_vocab: int,
+        terms: int,
         auxiliary: bool,
     ) -> "Fitted":
         """Learn from records.
@@ -53,6 +57,7 @@ class Fitted:
             vocab_size: Vocabulary of a trained tokenizer.
             keywords: Most keywords of a paper; 0 is off.
             keyword_vocab: Most known keywords.
+            terms: Most known words and pairs of words; 0 is off.
             auxiliary: Whether targets of auxiliary tasks are wanted.
 
         Raises:
@@ -69,7 +74,8 @@ class Fitted:
                             "--data.columns.all_categories, or set --data.auxiliary false")  # fmt: skip
         listed = sorted(counts, key=lambda name: (-counts[name], name))[:CROSSLISTS] if auxiliary else []
         logs = _log_words(rows["abstract"])
-        return cls(tokenizer, found, tuple(listed), (float(logs.mean()), float(logs.std()) or 1.0))
+        length = (float(logs.mean()), float(logs.std()) or 1.0)
+        return cls(tokenizer, found, tuple(listed), length, Terms.fit(texts, terms) if terms else None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -78,6 +84,7 @@ class Fitted:
             "keywords": self.keywords.state_dict() if self.keywords is not None else None,
             "crosslists": list(self.crosslists),
             "length": list(self.length),
+            "terms": self.terms.state_dict() if self.terms is not None else None,
         }
 
     @classmethod
@@ -86,7 +93,8 @@ class Fitted:
         keywords = None if state["keywords"] is None else Keywords.from_state(state["keywords"])
         mean, std = state["length"]
         tokenizer = PapersTokenizer.from_state({key: state[key] for key in ("tokenizer", "pad_id", "source")})
-        return cls(tokenizer, keywords, tuple(state["crosslists"]), (float(mean), float(std)))
+        terms = None if state["terms"] is None else Terms.from_state(state["terms"])
+        return cls(tokenizer, keywords, tuple(state["crosslists"]), (float(mean), float(std)), terms)
 
     def auxiliary_tables(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return targets of the auxiliary tasks, float32, one row a record.

@@ -65,6 +65,7 @@ class PapersClassifier(Classifier):
         num_classes: Number of classes; ``None`` takes the data's, here and below.
         vocab_size: Tokens; 0 without tokens.
         num_keywords: Keywords of the vocabulary; 0 without a graph.
+        num_terms: Terms of the wide part; 0 without.
         num_crosslists: Categories of the task ``crosslist``; 0 without.
         input_width: Width of cached states or vectors; 0 for tokens.
         encoder_config: Filled in: the encoder's configuration as JSON, from which it is built again.
@@ -73,6 +74,7 @@ class PapersClassifier(Classifier):
         block: Tokens of a block of the hierarchical pooling.
         cross: Cross-attention: none, the title asks the abstract, or both ask.
         cross_heads: Its heads.
+        term_width: Size of the wide part.
         head: Widths of the head's hidden blocks; none is a linear head.
         activation: Activation of the head.
         dropout: Dropout of the head.
@@ -84,7 +86,9 @@ class PapersClassifier(Classifier):
         compile_net: Compile the network with ``torch.compile``.
     """
 
-    SIZES: ClassVar[tuple[str, ...]] = ("num_classes", "vocab_size", "num_keywords", "num_crosslists", "input_width")
+    SIZES: ClassVar[tuple[str, ...]] = (
+        *("num_classes", "vocab_size", "num_keywords", "num_terms", "num_crosslists", "input_width"),
+    )
     TARGET_SIZES: ClassVar[tuple[str, ...]] = ("num_classes", "num_crosslists")
 
     def __init__(
@@ -98,6 +102,7 @@ class PapersClassifier(Classifier):
         num_classes: int | None = None,
         vocab_size: int | None = None,
         num_keywords: int | None = None,
+        num_terms: int | None = None,
         num_crosslists: int | None = None,
         input_width: int | None = None,
         encoder_config: str | None = None,
@@ -106,6 +111,7 @@ class PapersClassifier(Classifier):
         block: int = 10,
         cross: Cross = "none",
         cross_heads: int = 8,
+        term_width: int = 32,
         head: tuple[int, ...] = (512, 256, 128),
         activation: Literal["gelu", "relu"] = "gelu",
         dropout: float = 0.35,
@@ -128,6 +134,7 @@ class PapersClassifier(Classifier):
             "block": block,
             "cross": cross,
             "cross_heads": cross_heads,
+            "term_width": term_width,
             "head": list(head),
             "activation": activation,
             "dropout": dropout,
@@ -159,6 +166,7 @@ class PapersClassifier(Classifier):
             sizes["num_classes"],
             form,
             num_keywords=sizes["num_keywords"],
+            num_terms=sizes["num_terms"],
             auxiliary={name: outputs[name] for name in self.tasks},
             **self._net_settings,
         )
@@ -233,6 +241,7 @@ class PapersClassifier(Classifier):
             **self._net_settings,
             "auxiliary": self.tasks,
             "num_keywords": self.hparams["num_keywords"],
+            "num_terms": self.hparams["num_terms"],
             "num_classes": net.head[-1].out_features,
             "parameters": sum(p.numel() for p in net.parameters()),
             "trainable_parameters": sum(trained),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.nets.papers_encoder import Form
-from modules.nets.papers_fusion import CrossAttention, KeywordGraph
+from modules.nets.papers_fusion import CrossAttention, KeywordGraph, Terms
 from modules.nets.papers_pooling import Pooling, build_pool
 
 Encoding = Literal["shared", "separate", "single"]
@@ -50,6 +50,8 @@ class PapersNet(nn.Module):
         form: Kind of input.
         encoding: One encoder for both fields, one each, or one text.
         num_keywords: Keywords of the vocabulary; 0 leaves the graph out.
+        num_terms: Terms of the vocabulary; 0 leaves the wide part out.
+        term_width: Size of the wide part.
         auxiliary: Outputs of each auxiliary head, by name.
         pooling: How token states become one vector.
         block: Tokens of a block of the hierarchical pooling.
@@ -72,6 +74,8 @@ class PapersNet(nn.Module):
         form: Form = "tokens",
         encoding: Encoding = "shared",
         num_keywords: int = 0,
+        num_terms: int = 0,
+        term_width: int = 32,
         auxiliary: dict[str, int] | None = None,
         pooling: Pooling = "attention",
         block: int = 10,
@@ -100,7 +104,8 @@ class PapersNet(nn.Module):
         asking = {"none": (), "one_way": FIELDS[:1], "two_way": FIELDS}[cross]
         self.cross = nn.ModuleDict({field: CrossAttention(width, cross_heads) for field in asking})
         self.graph = KeywordGraph(num_keywords, width) if num_keywords else None
-        fused = width * (len(self.fields) + bool(num_keywords))
+        self.terms = Terms(num_terms, term_width) if num_terms else None
+        fused = width * (len(self.fields) + bool(num_keywords)) + term_width * bool(num_terms)
         self.head = Head(fused, head if head is not None else [512, 256, 128], num_classes, activation, dropout)
         self.auxiliary = nn.ModuleDict({name: nn.Linear(fused, size) for name, size in (auxiliary or {}).items()})
         for part in (self.pools, self.head, self.auxiliary):
@@ -125,6 +130,9 @@ class PapersNet(nn.Module):
         keyword_weights: Tensor | None = None,
         keyword_mask: Tensor | None = None,
         keyword_links: Tensor | None = None,
+        term_ids: Tensor | None = None,
+        term_weights: Tensor | None = None,
+        term_mask: Tensor | None = None,
         mix_pairs: Tensor | None = None,
         mix_share: Tensor | None = None,
     ) -> Tensor | Outputs:
@@ -144,6 +152,9 @@ class PapersNet(nn.Module):
             keyword_weights: (B, K) float.
             keyword_mask: (B, K) bool.
             keyword_links: (B, K, K) float, 0 or 1.
+            term_ids: (B, K') int64.
+            term_weights: (B, K') float.
+            term_mask: (B, K') bool.
             mix_pairs: (B,) int64, the sample that each is mixed with.
             mix_share: (B,) float, what each keeps of itself.
 
@@ -167,6 +178,9 @@ class PapersNet(nn.Module):
             words = _needed(keyword_ids, "keyword_ids"), _needed(keyword_weights, "keyword_weights")
             real, links = _needed(keyword_mask, "keyword_mask"), _needed(keyword_links, "keyword_links")
             fused = torch.cat([fused, self.graph(*words, real, links)], dim=1)
+        if self.terms is not None:
+            found = _needed(term_ids, "term_ids"), _needed(term_weights, "term_weights"), _needed(term_mask, "term_mask")
+            fused = torch.cat([fused, self.terms(*found)], dim=1)
         mixed = fused
         if mix_pairs is not None and mix_share is not None:
             share = mix_share.to(fused.dtype).unsqueeze(1)
@@ -215,7 +229,7 @@ class PapersNet(nn.Module):
 def _needed(value: Tensor | None, name: str) -> Tensor:
     if value is None:
         raise ValueError(
-            f"the batch has no {name}: the model's encoder and encoding must fit data.states, data.single and "
-            "data.keywords"
+            f"the batch has no {name}: the model's encoder and encoding must fit data.states, data.single, "
+            "data.keywords and data.terms"
         )
     return value

@@ -68,3 +68,22 @@ def _spread(mask: Tensor, links: Tensor) -> Tensor:
     linked = links.masked_fill(~both, 0.0) + torch.diag_embed(mask.to(links.dtype))
     scale = linked.sum(2).clamp(min=1.0).rsqrt()
     return scale.unsqueeze(2) * linked * scale.unsqueeze(1)
+
+
+class Terms(nn.Module):
+    """The wide part: a weighted sum of one vector per known term of the paper (Cheng et al. 2016, wide and deep).
+
+    Args:
+        num_terms: Known terms.
+        width: Size of the result.
+    """
+
+    def __init__(self, num_terms: int, width: int) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(num_terms, width, mode="sum")
+        nn.init.normal_(self.bag.weight, 0.0, 0.02)
+        self.norm = nn.LayerNorm(width)  # sums of TF-IDF weights are small beside pooled states
+
+    def forward(self, ids: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, width) from ids (B, K) int64, weights (B, K) float and mask (B, K) bool, True = real term."""
+        return self.norm(self.bag(ids, per_sample_weights=(weights * mask).to(self.bag.weight.dtype)))

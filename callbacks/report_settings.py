@@ -174,6 +174,9 @@ def checks(trainer: "pl.Trainer") -> dict[str, Any]:
     probes, split = by_name(trainer, "Probes"), by_name(trainer, "StratifiedSplit")
     results, findings = getattr(probes, "results", None), getattr(split, "findings", None)
     found: dict[str, Any] = {"probes": results} if results else {}
+    added = getattr(by_name(trainer, "Augmentation"), "counts", None)
+    if added:
+        found["augmentation"] = added
     if findings is not None:
         shown = ("severity", "kind", "message", "count")
         found["audit"] = [  # some examples only: audit/ has them all
@@ -188,6 +191,8 @@ def write_run(trainer: "pl.Trainer", pl_module: "pl.LightningModule", facts: Map
     """Write ``run.json``: what it held before, the model's size, the given facts, and hashes of config and split."""
     folder, data = Path(trainer.default_root_dir), getattr(trainer, "datamodule", None)
     table, describe = getattr(data, "table", None), getattr(data, "describe", None)
+    if table is not None:
+        table = table.iloc[: getattr(data, "originals", None)]  # rows that an augmentation added are in no split
     run = {
         **files.read_json(folder / "run.json"),
         "system": type(pl_module).__module__.rsplit(".", 1)[-1],

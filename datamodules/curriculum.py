@@ -1,15 +1,14 @@
 """Easy samples first: which share of each class an epoch may draw from, and what makes a sample hard."""
 
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from datamodules.errors import DataError
+from datamodules.predictions import read_probabilities
 
 _WORD = re.compile(r"[a-z][a-z-]{2,}")
 
@@ -112,19 +111,8 @@ def entropies(path: str, ids: Sequence[str], origins: Sequence[str] | None = Non
     Raises:
         DataError: The file cannot be read.
     """
-    try:
-        if path.endswith(".npz"):
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                names, prob = file["id"].astype(str), file["prob"].astype(float)
-        else:
-            table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
-            columns = [name for name in table.columns if name.startswith("p(")]
-            if not columns:
-                raise ValueError("no column p(NAME)")
-            names, prob = table["id"].to_numpy(str), table[columns].to_numpy(float)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a predictions file ({error}); write one with `predict`") from error
+    names, _, prob = read_probabilities(path)
     entropy = -(prob * np.log(np.clip(prob, 1e-12, None))).sum(axis=1)
-    known = dict(zip(names.tolist(), entropy.tolist(), strict=True))
+    known = dict(zip(names, entropy.tolist(), strict=True))
     made_from = origins if origins is not None else [""] * len(ids)
     return np.array([known.get(name, known.get(origin, np.nan)) for name, origin in zip(ids, made_from, strict=True)])

@@ -1,13 +1,10 @@
 """Hidden states of a frozen text encoder, computed once for all texts of a set and then read from a memory map."""
 
-import fcntl
 import hashlib
 import inspect
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
-from transformers.utils import cached_file
 
 from datamodules.errors import DataError
+from datamodules.pretrained import locked, unreadable, weights_hash
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _FORMAT = "1"  # part of every key: raise it when the content of the files changes
 
 
@@ -114,7 +110,7 @@ class EncoderStates:
             try:
                 self._config = AutoConfig.from_pretrained(self.source)
             except (OSError, ValueError) as error:
-                raise DataError(_unreadable(self.source, error)) from error
+                raise DataError(unreadable(self.source, error)) from error
         return self._config
 
     @property
@@ -138,11 +134,7 @@ class EncoderStates:
     def weights_hash(self) -> str:
         """SHA-256 of the files of weights and of the configuration."""
         if not self._hash:
-            total = hashlib.sha256()
-            for path in [*_weight_files(self.source), _file(self.source, "config.json")]:
-                with open(str(path), "rb") as file:
-                    total.update(hashlib.file_digest(file, "sha256").digest())
-            self._hash = total.hexdigest()
+            self._hash = weights_hash(self.source)
         return self._hash
 
     def get(self, ids: Sequence[Sequence[int]], progress_label: str = "texts") -> States:
@@ -217,7 +209,7 @@ class EncoderStates:
         """Open the file of these texts; the first process that asks makes it."""
         path = self.cache / f"{self._key(ids, kind, dtype)}.npy"
         self.cache.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             if not path.exists():
                 self._write(path, shape, dtype, fill)
         try:
@@ -277,7 +269,7 @@ class EncoderStates:
         try:
             model, info = AutoModel.from_pretrained(self.source, output_loading_info=True, **options)
         except (OSError, ValueError) as error:
-            raise DataError(_unreadable(self.source, error)) from error
+            raise DataError(unreadable(self.source, error)) from error
         if info["missing_keys"]:  # they would be random numbers
             raise DataError(f"{self.source} lacks weights of its encoder: {sorted(info['missing_keys'])[:3]}")
         if wanted < self.config.num_hidden_layers:
@@ -291,36 +283,3 @@ class EncoderStates:
 
 
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock; it ends with the process, so none is left behind by a kill."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _file(source: str, name: str) -> str | None:
-    found: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    return found
-
-
-def _weight_files(source: str) -> list[str]:
-    """Find the file of weights, or the shards that an index lists."""
-    try:
-        name, path = next(((n, p) for n in _WEIGHTS if (p := _file(source, n)) is not None), ("", None))
-        if path is None:
-            raise OSError(f"none of {', '.join(_WEIGHTS)} is there")
-        if not name.endswith(".index.json"):
-            return [path]
-        shards = sorted(set(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values()))
-        found = [_file(source, shard) for shard in shards]
-        return [path, *(str(shard) for shard in found if shard is not None)]
-    except (OSError, ValueError) as error:
-        raise DataError(_unreadable(source, error)) from error
-
-
-def _unreadable(source: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"the encoder {source!r} cannot be read ({first}); name a local folder, or a hub id while online"

@@ -76,7 +76,7 @@ def test_technical_terms_come_from_train_alone():
 def test_entropies_are_found_by_id_and_inherited(kind, tmp_path):
     path, prob = str(tmp_path / f"p.{kind}"), np.array([[0.5, 0.5], [1, 0]])
     if kind == "npz":
-        np.savez(path, id=np.array(["0042", "b"]), prob=prob)
+        np.savez(path, id=np.array(["0042", "b"]), class_names=np.array(["x", "y"]), prob=prob)
     else:
         pd.DataFrame({"id": ["0042", "b"], "p(x)": prob[:, 0], "p(y)": prob[:, 1]}).to_csv(path, index=False)
     found = entropies(path, ["b", "new", "0042", "copy"], ["", "", "", "0042"])
@@ -120,11 +120,12 @@ def test_entropy_of_an_earlier_run_as_difficulty(tmp_path):
     rows = data.indices("train")
     certain = np.linspace(0.4, 1, len(rows))
     prob = np.stack([certain, 1 - certain], axis=1)
-    np.savez(tmp_path / "p.npz", id=data.records["id"].to_numpy(str)[rows], prob=prob)
+    ids, names = data.records["id"].to_numpy(str)[rows], np.array(["x", "y"])
+    np.savez(tmp_path / "p.npz", id=ids, class_names=names, prob=prob)
     hard_last = split_signs(curriculum=Curriculum("entropy", 0.2, 3, str(tmp_path / "p.npz")))
     chosen = ids_of(hard_last.train_dataloader(), 0)
     assert np.mean(np.searchsorted(rows, chosen)) > 0.6 * len(rows)  # the certain ones
-    np.savez(tmp_path / "p.npz", id=data.records["id"].to_numpy(str)[rows[1:]], prob=prob[1:])
+    np.savez(tmp_path / "p.npz", id=ids[1:], class_names=names, prob=prob[1:])
     with pytest.raises(DataError, match="1 training samples have no difficulty"):
         hard_last.train_dataloader()
 

@@ -260,7 +260,7 @@ def read_shape(source: str) -> Shape:
 
     try:
         shape: Shape = AutoConfig.from_pretrained(source).to_dict()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no folder or no network; a folder without a configuration
         raise ValueError(f"no encoder at {source!r} (a folder, or a hub id with a network): {error}") from error
     return shape
 

@@ -110,7 +110,8 @@ def decide(
         DataError: Missing predictions, an unknown class, or settings that cannot be.
     """
     folds = folds_of(Path(run))
-    chosen = tuple(dict.fromkeys(rules or ["a", "b", *(["cost"] if cost else [])]))
+    own: list[Rule] = ["a", "b", "cost"] if cost else ["a", "b"]
+    chosen = tuple(dict.fromkeys(rules or own))
     val = pooled([stored(folder, "val") for folder in folds.values()], False).labelled()
     names = [str(name) for name in val.class_names]
     if bootstrap < 1 or not 0 < answers <= 1:

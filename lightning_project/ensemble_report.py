@@ -109,7 +109,7 @@ def page(judged: Judged, frame: pd.DataFrame, facts: Mapping[str, Any], metric: 
         *(f"{plots.metric_label(m)}, test" for m in columns),
         f"{label} minus the first's",
     ]
-    rows = []
+    rows: list[list[str]] = []
     for line in frame.to_dict("records"):
         cells = [f"{line[m]:.3f} ({line[f'{m}_low']:.3f} to {line[f'{m}_high']:.3f})" for m in columns]
         low, high = line[f"{metric}_difference_low"], line[f"{metric}_difference_high"]
@@ -160,6 +160,6 @@ def _value(found: Predictions, metric: str) -> float:
     real, (kind, colon, name) = found.labelled(), metric.partition(":")
     names = [str(known) for known in real.class_names]
     if colon:
-        scores = statistics.per_class(real.prob, real.y, names).set_index("class")
-        return float(scores.loc[name, "f1-score" if kind == "f1" else kind])
+        scores = statistics.per_class(real.prob, real.y, names)
+        return float(scores["f1-score" if kind == "f1" else kind].iloc[names.index(name)])
     return statistics.classification_metrics(real.prob, real.y, names)[metric]

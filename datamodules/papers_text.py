@@ -12,7 +12,7 @@ from datamodules.errors import DataError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET = 300  # most characters that get a token of their own; rarer ones are [UNK]
-SMALLEST = 200  # least vocabulary that still has room for an alphabet and some pieces
+SMALLEST = 100  # least vocabulary that still has room for an alphabet and some pieces
 CHUNK = 1024  # texts that are encoded at once, so that memory does not grow with the data
 
 

@@ -143,6 +143,6 @@ def test_papers_to_predict_need_unique_ids_and_text():
 
 def test_papers_that_are_known_already_join_their_group():
     records, *_ = made(TWICE)
-    rows = source(("1v3", "A new title", "", "", ""), ("9", "OTHER things", "", "", ""), ("8", "No one knows", "", "", ""),
-                  ("7", "no one knows.", "", "", "")).rows  # fmt: skip
+    titles = {"1v3": "A new title", "9": "OTHER things", "8": "No one knows", "7": "no one knows."}
+    rows = source(*[(name, title, "", "", "") for name, title in titles.items()]).rows
     assert joined_groups(rows, records) == ["1", "2", "8", "8"]

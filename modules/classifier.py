@@ -100,7 +100,7 @@ class Classifier(System):
         self.train_accuracy.update((self.scores(logits).argmax(1) == y).float(), real)
         if isinstance(outputs, dict):
             for name, (share, values) in self.auxiliary_losses(outputs, batch).items():
-                self.train_auxiliary[name].update(values.detach(), real)
+                self.train_auxiliary[name].update(values.detach(), real)  # type: ignore[operator]
                 per_sample = per_sample + share * values
         return (per_sample * batch["weight"]).sum()
 

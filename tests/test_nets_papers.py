@@ -108,7 +108,7 @@ def small(form: str = "tokens", encoding: str = "shared", **changes: object) -> 
 
 
 def batch(
-    form: str = "tokens", fields: tuple[str, ...] = ("title", "abstract"), keywords: int = 0
+    form: str = "tokens", fields: tuple[str, ...] = ("title", "abstract"), keywords: int = 0, terms: int = 0
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     made: dict[str, Tensor] = {}
@@ -131,6 +131,12 @@ def batch(
             "keyword_mask": mask,
             "keyword_links": (links + links.mT) * (mask[:, None] & mask[..., None]),
         }
+    if terms:
+        made |= {
+            "term_ids": torch.randint(10, (4, terms), generator=generator),
+            "term_weights": torch.rand(4, terms, generator=generator),
+            "term_mask": torch.arange(terms) < torch.tensor([terms, 1, 0, 2])[:, None],
+        }
     return made
 
 
@@ -146,7 +152,14 @@ VARIANTS = {
     "states": {"form": "states"},
     "vectors": {"form": "vectors", "pooling": "mean"},
     "graph": {"num_keywords": 10},
-    "everything": {"form": "states", "num_keywords": 10, "cross": "two_way", "pooling": "hierarchical"},
+    "terms": {"num_terms": 10, "term_width": 4},
+    "everything": {
+        "form": "states",
+        "num_keywords": 10,
+        "num_terms": 10,
+        "cross": "two_way",
+        "pooling": "hierarchical",
+    },
 }
 EACH = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 
@@ -154,7 +167,7 @@ EACH = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 def batch_of(settings: dict) -> dict[str, Tensor]:
     fields = ("text",) if settings.get("encoding") == "single" else ("title", "abstract")
     form = settings.get("form", "tokens")
-    return batch(form, fields, 4 if settings.get("num_keywords") else 0)
+    return batch(form, fields, 4 if settings.get("num_keywords") else 0, 3 if settings.get("num_terms") else 0)
 
 
 @EACH
@@ -370,7 +383,7 @@ def test_weights_for_explanations_sum_to_one_over_real_tokens(settings: dict) ->
     net, inputs = small(**settings), batch_of(settings)
     found = net.attention(**inputs)
     fields = {name.removesuffix("_mask") for name in inputs if name.endswith("_mask")}
-    assert found.keys() == {"keywords" if field == "keyword" else field for field in fields}
+    assert found.keys() == {"keywords" if field == "keyword" else field for field in fields - {"term"}}
     for field, weights in found.items():
         mask = inputs["keyword_mask" if field == "keywords" else f"{field}_mask"]
         assert weights[~mask].eq(0).all()
@@ -409,7 +422,9 @@ def test_upper_layers_go_on_where_the_states_end(folder: str) -> None:
 def test_random_weights_and_stored_shapes_do_not_read_the_weights(folder: str) -> None:
     spec = PretrainedEncoder(folder)
     shape = spec.shape(VOCAB)
-    read = spec.build(shape, 0, True).state_dict()
+    built = spec.build(shape, 0, True)
+    assert all(module.training for module in built.modules())  # or it would be tuned without its dropout
+    read = built.state_dict()
     for other in (PretrainedEncoder(folder, random_weights=True).build(shape, 0, True), spec.build(shape, 0, False)):
         assert other.state_dict().keys() == read.keys()
         assert not torch.equal(

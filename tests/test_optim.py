@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.optim import WarmupCosine, parameter_groups
+from modules.optim import WarmupCosine, WarmupLinear, parameter_groups
 
 
 class LearnedPositions(nn.Module):
@@ -139,3 +139,31 @@ def test_resume_continues_exactly_and_the_live_settings_win() -> None:
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="need warmup_steps"):
         schedule(**wrong)
+
+
+def linear(**settings: object) -> WarmupLinear:
+    return WarmupLinear(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0), **settings)
+
+
+def test_linear_warms_up_over_a_share_of_the_steps_and_falls_to_the_least() -> None:
+    schedule = linear(warmup_share=0.1, total_steps=100, min_ratio=0.2)
+    found = [schedule.ratio(step) for step in (0, 9, 10, 55, 100, 900)]
+    assert found == pytest.approx([1 / 11, 10 / 11, 1.0, 0.6, 0.2, 0.2])
+    assert linear(warmup_share=0.0, total_steps=10).ratio(0) == 1.0
+
+
+def test_linear_knows_its_first_rate_once_the_steps_are_known() -> None:
+    schedule = linear(warmup_share=0.25)
+    assert schedule.get_last_lr() == [2.0]  # a share of an unknown number
+    schedule.total_steps = 12
+    assert schedule.get_last_lr() == [schedule.optimizer.param_groups[0]["lr"]] == [0.5]
+    assert schedule.last_epoch == 0
+    schedule.optimizer.step()
+    schedule.step()
+    assert schedule.optimizer.param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"warmup_share": -0.1}, {"warmup_share": 1.0}, {"min_ratio": 2.0}])
+def test_wrong_settings_of_the_linear_schedule_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="warmup_share"):
+        linear(**wrong)

@@ -86,7 +86,7 @@ FORMS = {
     "separate": ({"encoding": "separate", "cross": "two_way", "pooling": "hierarchical"}, {}),
     "states": ({"encoder": CachedStates()}, {"form": "states"}),
     "vectors": ({"encoder": Vectors(), "pooling": "mean"}, {"form": "vectors"}),
-    "graph": ({"encoder": CachedStates(), "mixup_alpha": 0.2}, {"form": "states", "keywords": 5}),
+    "graph": ({"encoder": CachedStates(), "mixup_alpha": 0.2}, {"form": "states", "keywords": 5, "terms": 4}),
     "lora": ({"tuning": Tuning(lora_rank=2)}, {}),
 }
 

@@ -284,3 +284,26 @@ def test_data_without_a_probe_batch_is_said_and_not_fatal() -> None:
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="probes need"):
         Probes(**wrong)
+
+
+class Links(nn.Module):
+    """A sum over linked positions; without the mask, over those of the padding, too."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__()
+        self.masked = masked
+
+    def forward(self, word_mask: Tensor, word_links: Tensor) -> Tensor:
+        both = word_mask[:, None] & word_mask[..., None]
+        return (word_links.masked_fill(~both, 0.0) if self.masked else word_links).sum((1, 2))[:, None]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_links_between_positions_are_padded_on_both_sides(masked: bool) -> None:
+    from callbacks.probes import _padding
+
+    inputs = {"word_mask": torch.arange(5) < torch.tensor([[5], [2]]), "word_links": torch.rand(2, 5, 5)}
+    net = Links(masked)
+    passed, detail = _padding(net, inputs, net(**inputs))
+    assert passed is masked
+    assert "word_mask, word_links" in detail

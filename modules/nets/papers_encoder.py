@@ -240,8 +240,8 @@ class StateEncoder(nn.Module):
         states = states.masked_fill(~mask.unsqueeze(-1), 0.0)
         attend = _attend(mask)[:, None, None, :]
         for layer in self.layers:
-            states = layer(states, attend)
-            states = states[0] if isinstance(states, tuple) else states
+            out: Any = layer(states, attend)
+            states = out[0] if isinstance(out, tuple) else out
         return states
 
 
@@ -282,9 +282,10 @@ def pretrained_model(source: str) -> nn.Module:
     from transformers import AutoModel
 
     try:
-        return AutoModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32)
+        model = AutoModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32)
     except TypeError:
-        return AutoModel.from_pretrained(source, dtype=torch.float32)
+        model = AutoModel.from_pretrained(source, dtype=torch.float32)
+    return model.train()  # it comes in eval mode, and would be tuned without its dropout
 
 
 def model_layers(model: nn.Module) -> nn.ModuleList:

@@ -86,4 +86,4 @@ class Terms(nn.Module):
 
     def forward(self, ids: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
         """Return (B, width) from ids (B, K) int64, weights (B, K) float and mask (B, K) bool, True = real term."""
-        return self.norm(self.bag(ids, per_sample_weights=(weights * mask).to(self.bag.weight.dtype)))
+        return self.norm(self.bag(ids, per_sample_weights=weights.masked_fill(~mask, 0.0).to(self.bag.weight.dtype)))

@@ -19,6 +19,7 @@ class PaperTensors(SplitDataModule):
     Args:
         form: Kind of input.
         keywords: Keywords of a paper; 0 for none.
+        terms: Terms of a paper; 0 for none.
         auxiliary: Give the further targets.
         labels: Give all labels, too.
         samples: Number of papers.
@@ -29,6 +30,7 @@ class PaperTensors(SplitDataModule):
         self,
         form: Form = "tokens",
         keywords: int = 0,
+        terms: int = 0,
         auxiliary: bool = False,
         labels: Literal["single", "multi"] = "single",
         samples: int = 60,
@@ -36,9 +38,11 @@ class PaperTensors(SplitDataModule):
     ):
         super().__init__(batch_size=batch_size)
         self.form, self.keywords, self.auxiliary, self.labels, self.samples = form, keywords, auxiliary, labels, samples
+        self.terms = terms
         self.states = None
         self.vocab_size = VOCAB if form in ("tokens", "single") else 0
         self.num_keywords = WORDS if keywords else 0
+        self.num_terms = WORDS if terms else 0
         self.num_crosslists = CROSSLISTS if auxiliary else 0
         self.input_width = {"states": WIDTH, "vectors": 2 * WIDTH}.get(form, 0)
 
@@ -79,6 +83,9 @@ class Papers(Dataset):
                 out |= field_of(data.form, field, longest, rngs, classes)
         if data.keywords:
             out |= keywords_of(rngs, classes, data.keywords)
+        if data.terms:
+            found = keywords_of(rngs, classes, data.terms)
+            out |= {f"term_{name}": found[f"keyword_{name}"] for name in ("ids", "weights", "mask")}
         if data.auxiliary:
             out["y_crosslist"] = torch.from_numpy(np.eye(CROSSLISTS, dtype=np.float32)[classes])
             out["y_learning"] = torch.from_numpy((classes == 0).astype(np.float32))

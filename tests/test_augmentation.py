@@ -45,7 +45,7 @@ class Texts(Words):
         return self.vector[indices]
 
     def rows_added(self, rows):
-        super().rows_added(rows)
+        super().rows_added(rows if rows is None or "text" in rows else rows.assign(text=""))
         if rows is None:
             self.vector = self.vector[:40]
         elif "vector" in rows:

@@ -13,7 +13,7 @@ from callbacks.report_differences import differences
 from callbacks.report_files import Predictions
 from datamodules.errors import DataError
 from lightning_project import ablation_table
-from lightning_project.ablation_made import combined, decided
+from lightning_project.ablation_made import combined, decided, in_rounds
 from lightning_project.ablation_plan import Cell, Plan
 from lightning_project.ablation_runs import Job, recorded, resolved, with_leaf
 from lightning_project.ablation_table import Outcome
@@ -70,7 +70,7 @@ class _Work:
         self.plan, self.runs, self.name, self.common, self.bootstrap = plan, runs, name, common, bootstrap
         self.configs: dict[str, dict[str, Any]] = {}
         self.outcomes: list[Outcome] = []
-        fits = [cell for cell in plan.cells if cell.kind == "fit"]
+        fits = [cell for cell in plan.cells if cell.kind in ("fit", "rounds")]
         print(f"checking the configs of {len(fits)} cells", flush=True)
         for cell in fits:  # a mistake in the last cell is said before the first is trained
             try:
@@ -120,7 +120,7 @@ class _Work:
             if cell.kind == "fit":
                 outcome.found[seed] = self._read(outcome, seed)
             else:
-                outcome.found[seed] = self._made(cell, seed)
+                outcome.found[seed] = self._made(cell, seed, what)
         if seed in outcome.found:
             found = outcome.found[seed].labelled()
             said = f"accuracy {(found.prob.argmax(1) == found.y).mean():.3f}"
@@ -151,7 +151,15 @@ class _Work:
         outcome.trainable = facts[0].get("trainable_params")
         return ordered(pooled([stored(folder, "test") for folder in folds.values()], True))
 
-    def _made(self, cell: Cell, seed: int | None) -> Predictions:
+    def _made(self, cell: Cell, seed: int | None, what: str) -> Predictions:
+        """Make a cell from finished ones, or in rounds of fits."""
+        if cell.kind == "rounds":
+            assert seed is not None
+            parts = []
+            for label, job in self._jobs(cell, seed):
+                print(f"=== {what}{label}", flush=True)
+                parts.append(in_rounds(job, self.runs, self.folder.parent, cell.options))
+            return ordered(pooled(parts, True))
         members = [self.path(member, seed) for member in cell.members]
         if cell.kind == "decide":
             return ordered(decided(members[0], cell.options))

@@ -1,4 +1,4 @@
-"""Cells of an ablation that are made of finished ones: ensembles, and decisions by a threshold or cost rule."""
+"""Cells of an ablation that are no single fit: ensembles, decisions by a threshold or cost rule, rounds of fits."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from callbacks import report_files as files
 from callbacks.report_files import Predictions
 from datamodules.errors import DataError
+from lightning_project.ablation_runs import Job
 from lightning_project.ensemble import ensemble
 from lightning_project.members import folds_of, pooled, stored
+from lightning_project.words import call
 from modules import thresholds
 
 CANDIDATES = tuple(np.round(np.arange(0.10, 0.901, 0.02), 2).tolist())  # thresholds that are tried
@@ -43,6 +46,20 @@ def decided(member: Path, options: Mapping[str, Any]) -> Predictions:
         Decisions as probabilities of 0 and 1.
     """
     return pooled([_decided(folder, options) for folder in folds_of(member).values()], True)
+
+
+def in_rounds(job: Job, runs: Path, base: Path, options: Mapping[str, Any]) -> Predictions:
+    """Run the verb ``rounds`` and return the test predictions of its result.
+
+    Args:
+        job: Folder and words of ``fit``.
+        runs: Folder of all runs.
+        base: Folder of the system's runs.
+        options: ``method`` (boosting or pseudo), ``rounds``, and for pseudo ``unlabelled``, ``threshold``, ``quota``.
+    """
+    given = [f"--{key}={value}" for key, value in options.items()]
+    call(["rounds", *job.words, "--runs", str(runs), "--name", str(job.folder.relative_to(base)), *given])
+    return stored(job.folder / files.read_json(job.folder / "rounds.json")["result"], "test")
 
 
 def _decided(folder: Path, options: Mapping[str, Any]) -> Predictions:

@@ -141,8 +141,8 @@ class Plan:
             for member in cell.members:
                 if member not in names:
                     raise DataError(f"{path}: cells.{cell.name}: no cell {member!r}{_near(member, names)}")
-                if names[member].kind not in ("fit", "rounds"):
-                    raise DataError(f"{path}: cells.{cell.name}: {member!r} is itself made of cells; name these")
+                if names[member].kind != "fit":
+                    raise DataError(f"{path}: cells.{cell.name}: {member!r} is no single fit; name cells that are")
             if cell.kind == "decide" and len(cell.members) != 1:
                 raise DataError(f"{path}: cells.{cell.name}: decide takes one cell in `of`")
             if cell.kind == "ensemble" and len(cell.members) < 2 and len(self.seeds) < 2:

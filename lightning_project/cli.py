@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import datamodules
 import modules
+from callbacks.augmentation import Augmentation
 from callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
 from callbacks.early_stopping import EarlyStopping
 from callbacks.ensemble import Ensemble
@@ -21,8 +22,11 @@ from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
 from lightning_project import quiet
 from lightning_project.audit import audit
+from lightning_project.augment import augment
+from lightning_project.augment import augment
 from lightning_project.checkpoints import prefer_config, say_changed_data
 from lightning_project.exits import UsageError, exit_code
+from lightning_project.explain import explain
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, import_all
 from lightning_project.predictions import write_predictions_of
@@ -35,6 +39,7 @@ from modules.base import System
 # Order of the hooks: a split comes before anything that needs it, the report after everything it tells.
 SHARED: dict[str, type] = {
     "split": StratifiedSplit,
+    "augmentation": Augmentation,
     "probes": Probes,
     "gradient_clipping": GradientClipping,
     "early_stopping": EarlyStopping,
@@ -49,6 +54,8 @@ class ProjectTrainer(Trainer):
     """The Trainer with the verbs that need a model and data but no training."""
 
     audit = audit
+    augment = augment
+    explain = explain
 
 
 class ProjectCLI(LightningCLI):
@@ -150,7 +157,7 @@ class ProjectCLI(LightningCLI):
         trainer["callbacks"] = [*_listed(trainer["callbacks"]), shown]
         built = super().instantiate_trainer(
             default_root_dir=str(self.run.path),
-            logger=loggers if loggers and verb != "audit" else False,
+            logger=loggers if loggers and verb not in ("audit", "augment") else False,
             enable_progress_bar=bar,
             use_distributed_sampler=False,  # the loaders divide the batches themselves, without repeating a sample
             plugins=[*_listed(trainer["plugins"]), *([] if sharded else [AtomicCheckpointIO()])],

@@ -38,6 +38,13 @@ class Collect(Callback):
         self.ids, self.prob, self.y = (column[ids >= 0][order] for column in (ids, prob, y))
 
 
+def take_sizes(model: System, datamodule: SplitDataModule) -> None:
+    """Tell the data what the trained network takes, where the config leaves it open."""
+    for size in model.SIZES:
+        if size != "num_classes" and getattr(datamodule, size) is None:
+            setattr(datamodule, size, model.hparams[size])
+
+
 def write_predictions_of(
     trainer: Trainer, folder: Path, model: System, datamodule: SplitDataModule, ckpt_path: str
 ) -> None:
@@ -52,9 +59,7 @@ def write_predictions_of(
         datamodule: Data with something to predict.
         ckpt_path: Checkpoint.
     """
-    for size in model.SIZES:  # what the trained network takes, where the config leaves it open
-        if size != "num_classes" and getattr(datamodule, size) is None:
-            setattr(datamodule, size, model.hparams[size])
+    take_sizes(model, datamodule)
     collect = Collect()
     trainer.callbacks.insert(0, collect)  # type: ignore[attr-defined]
     trainer.predict(model, datamodule, ckpt_path=ckpt_path, return_predictions=False)

@@ -324,8 +324,10 @@ def test_predictions_are_written_whole(tmp_path):
     path = tmp_path / "predict" / "predictions.csv"
     write_predictions(path, ["a, b", "c"], np.array([[0.25, 0.75], [1, 0]]), ["Adiós", "id"])
     table = pd.read_csv(path)
-    assert table.columns.tolist() == ["id", "prediction", "probability", "p(Adiós)", "p(id)"]
-    assert table.iloc[0].tolist() == ["a, b", "id", 0.75, 0.25, 0.75] and table.iloc[1]["prediction"] == "Adiós"
+    names = ["id", "prediction", "probability", "second", "second_probability", "p(Adiós)", "p(id)"]
+    assert table.columns.tolist() == names
+    assert table.iloc[0].tolist() == ["a, b", "id", 0.75, "Adiós", 0.25, 0.25, 0.75]
+    assert table.iloc[1][["prediction", "second"]].tolist() == ["Adiós", "id"]
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"prob has shape \(1, 2\), expected \(2, 2\)"):
         write_predictions(path, ["a", "b"], np.ones((1, 2)), ["x", "y"])

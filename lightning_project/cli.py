@@ -23,7 +23,6 @@ from datamodules.base import SplitDataModule
 from lightning_project import quiet
 from lightning_project.audit import audit
 from lightning_project.augment import augment
-from lightning_project.augment import augment
 from lightning_project.checkpoints import prefer_config, say_changed_data
 from lightning_project.exits import UsageError, exit_code
 from lightning_project.explain import explain

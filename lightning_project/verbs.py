@@ -9,7 +9,6 @@ WITH_CONFIG = {
     "explain": "show the words that the network looked at, and the two most probable classes",
     "augment": "make the rows that a fit would add to its training part; no training",
     "audit": "look for leaks, conflicts and duplicates; no training",
-    "augment": "write the training rows that an augmentation makes; no training",
 }
 # Verbs over run folders or over many runs: each is the function of its name in the file of its name.
 WITHOUT_CONFIG = {

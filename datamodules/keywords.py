@@ -60,7 +60,7 @@ class Keywords:
             symmetric, 0 on the diagonal. A paper with fewer keywords has False, and zeros, behind them.
         """
         shape = (len(titles), self.count)
-        found = {
+        found: dict[str, np.ndarray] = {
             "keyword_ids": np.zeros(shape, np.int64),
             "keyword_weights": np.zeros(shape, np.float32),
             "keyword_mask": np.zeros(shape, bool),

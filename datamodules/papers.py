@@ -145,8 +145,13 @@ class PapersData(SplitDataModule):
         self.keywords, self.keyword_vocab, self.auxiliary = keywords, keyword_vocab, auxiliary
         self.terms = terms
         self.augmentations: list[TextAugmentation] = list(augmentations or [])
-        self.synthetic = {"samples": synthetic_samples, "seed": synthetic_seed, "overlap": synthetic_overlap,
-                          "duplicates": synthetic_duplicates, "conflicts": synthetic_conflicts}  # fmt: skip
+        self.synthetic: dict[str, Any] = {
+            "samples": synthetic_samples,
+            "seed": synthetic_seed,
+            "overlap": synthetic_overlap,
+            "duplicates": synthetic_duplicates,
+            "conflicts": synthetic_conflicts,
+        }
         # Sizes of the network, known after the split; before predicting, set to what the trained network takes.
         self.vocab_size: int | None = 0 if states is not None else None
         self.num_keywords: int | None = None if keywords else 0

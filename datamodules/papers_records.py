@@ -166,7 +166,7 @@ def make_records(
     labels_of = rows.groupby("group")["label"].agg(lambda labels: list(dict.fromkeys(labels)))
     if multi:
         rows["labels"] = _all_labels(rows, names)
-    several = set(labels_of.index[labels_of.str.len() > 1])
+    several = {str(group) for group, labels in labels_of.items() if len(labels) > 1}
     in_conflict = rows["group"].isin(several)
     if not multi:
         _note_conflicts(source, rows[in_conflict], facts, policy)

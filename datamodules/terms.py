@@ -55,7 +55,8 @@ class Terms:
         found = self._table.transform(texts).tocsr()
         counts = np.diff(found.indptr)
         mask = np.arange(max(1, counts.max())) < counts[:, None]
-        tables = {"term_ids": np.zeros(mask.shape, np.int64), "term_weights": np.zeros(mask.shape, np.float32)}
+        tables: dict[str, np.ndarray] = {"term_ids": np.zeros(mask.shape, np.int64)}
+        tables["term_weights"] = np.zeros(mask.shape, np.float32)
         tables["term_ids"][mask], tables["term_weights"][mask] = found.indices, found.data
         return tables | {"term_mask": mask}
 

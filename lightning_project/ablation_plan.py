@@ -105,8 +105,13 @@ class Plan:
         metrics = tuple(_listed(raw.get("metrics", ["macro_f1", "accuracy"])))
         settings = _settings(str(path), raw.get("set"))
         plan = cls(
-            **{"title": str(raw.get("title", Path(path).stem)), "base": tuple(_listed(raw["base"])), "folds": folds},
-            **{"settings": settings, "seeds": tuple(seeds), "metrics": metrics, "cells": tuple(_ordered(cells))},
+            title=str(raw.get("title", Path(path).stem)),
+            base=tuple(_listed(raw["base"])),
+            settings=settings,
+            seeds=tuple(seeds),
+            folds=folds,
+            metrics=metrics,
+            cells=tuple(_ordered(cells)),
         )
         plan._check(str(path))
         return plan

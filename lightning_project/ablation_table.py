@@ -68,11 +68,11 @@ def tabulate(plan: Plan, outcomes: list[Outcome], bootstrap: int) -> pd.DataFram
     base = outcomes[0]
     lines = []
     for outcome in outcomes:
-        name, found = outcome.cell.name, outcome.found
+        name, seeds = outcome.cell.name, list(outcome.found)
         shared, remark = _paired(base, outcome)
-        line: dict[str, Any] = {"cell": name, "hoped": outcome.cell.hoped, "seeds": len(found), "folds": plan.folds}
+        line: dict[str, Any] = {"cell": name, "hoped": outcome.cell.hoped, "seeds": len(seeds), "folds": plan.folds}
         for metric in plan.metrics:
-            keys = [(name, seed) for seed in found if metric in points.get((name, seed), {})]
+            keys = [(name, seed) for seed in seeds if metric in points.get((name, seed), {})]
             others = [(BASE, seed) for seed in shared if metric in points.get((BASE, seed), {})]
             line |= _of_metric(metric, keys, others if name != BASE and keys else [], points, drawn)
         line["seconds"] = float(np.mean(list(outcome.seconds.values()))) if outcome.seconds else np.nan

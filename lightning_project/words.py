@@ -40,7 +40,7 @@ def _parser(verb: str, function: Callable[..., None]) -> Parser:
     text = parse(function.__doc__ or "")
     parser = Parser(prog=f"python -m lightning_project {verb}", description=text.short_description)
     helps = {found.arg_name: found.description or "" for found in text.params}
-    by_hand = {"words"}
+    by_hand: set[str | int] = {"words"}
     for name, parameter in parameters.items():
         listed = _items_of(types_of.get(name))
         if name == "words" or (parameter.default is not parameter.empty and listed is None):
@@ -48,7 +48,8 @@ def _parser(verb: str, function: Callable[..., None]) -> Parser:
         by_hand.add(name)
         form: dict[str, Any] = {"type": listed or types_of[name], "help": helps.get(name, "")}
         if parameter.default is parameter.empty:
-            parser.add_argument(name, **form, **({"nargs": "+"} if listed else {}))
+            several: dict[str, Any] = {"nargs": "+"} if listed else {}
+            parser.add_argument(name, **form, **several)
         else:
             parser.add_argument(f"--{name}", **form, nargs="+", default=parameter.default)
     parser.add_function_arguments(function, skip=by_hand)

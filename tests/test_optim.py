@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.optim import WarmupCosine, WarmupLinear, parameter_groups
+from modules.optim import Warmup, WarmupCosine, WarmupLinear, parameter_groups
 
 
 class LearnedPositions(nn.Module):
@@ -158,6 +158,7 @@ def test_linear_knows_its_first_rate_once_the_steps_are_known() -> None:
     schedule.total_steps = 12
     assert schedule.get_last_lr() == [schedule.optimizer.param_groups[0]["lr"]] == [0.5]
     assert schedule.last_epoch == 0
+    assert isinstance(schedule, Warmup)  # by which a system knows that a resumed run follows its own config
     schedule.optimizer.step()
     schedule.step()
     assert schedule.optimizer.param_groups[0]["lr"] == 1.0

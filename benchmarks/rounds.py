@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,12 +13,38 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from callbacks.gradient_clipping import GradientClipping
 from callbacks.report_files import write_json
 from datamodules.samplers import Batch, IndexBatch, plan_batches
-from modules.classifier import Classifier
-from modules.optim import parameter_groups
+from modules.classifier import Classifier, logits_of
+
+
+def copied(system: Classifier) -> tuple[nn.Module, nn.Module, list[dict[str, Any]]]:
+    """Copy the network and the loss of a system; return them, and the system's own parameter groups of that network."""
+    own = system.net
+    assert own is not None
+    net, loss = copy.deepcopy(own).train(), copy.deepcopy(system.loss)
+    try:
+        system.net = net  # a system makes the groups of the network that it holds
+        return net, loss, system.parameter_groups()
+    finally:
+        system.net = own
+
+
+def stepping(system: Classifier, trainer: Trainer, groups: list[dict[str, Any]]) -> tuple[Optimizer, Any]:
+    """Build the system's optimizer over some groups, and its schedule (or ``None``) for the steps of this fit."""
+    optimizer = system.optimizer(groups)
+    schedule: Any = system.schedule(optimizer) if system.schedule else None
+    if getattr(schedule, "total_steps", 0) is None:
+        schedule.total_steps = int(trainer.estimated_stepping_batches)
+    return optimizer, schedule
+
+
+def max_norm(trainer: Trainer) -> float | None:
+    """Return the largest norm of the gradient, as it is clipped."""
+    return next(c for c in trainer.callbacks if isinstance(c, GradientClipping)).max_norm  # type: ignore[attr-defined]
 
 
 class BareLoop:
@@ -30,23 +57,16 @@ class BareLoop:
 
     def __init__(self, system: Classifier, trainer: Trainer) -> None:
         self.system, self.data = system, trainer.datamodule  # type: ignore[attr-defined]
-        assert system.net is not None
-        self.net, self.loss = copy.deepcopy(system.net).train(), copy.deepcopy(system.loss)
-        groups = parameter_groups(nn.ModuleDict({"net": self.net}), system.decay_all)
-        self.optimizer = system.optimizer(groups)
-        schedule: Any = system.schedule(self.optimizer) if system.schedule else None
-        if getattr(schedule, "total_steps", 0) is None:
-            schedule.total_steps = int(trainer.estimated_stepping_batches)
-        self.schedule = schedule
-        clipping = next(c for c in trainer.callbacks if isinstance(c, GradientClipping))  # type: ignore[attr-defined]
-        self.max_norm = clipping.max_norm
+        self.net, self.loss, groups = copied(system)
+        self.optimizer, self.schedule = stepping(system, trainer, groups)
+        self.max_norm = max_norm(trainer)
 
     def step(self, cpu_batch: Batch) -> None:
         """Train on one batch."""
         batch = {name: value.to(self.system.device, non_blocking=True) for name, value in cpu_batch.items()}
         self.optimizer.zero_grad()
-        logits = self.net(**self.system.net_inputs(batch))
-        (self.loss(logits, batch["y"]) * batch["weight"]).sum().backward()
+        outputs = self.net(**self.system.net_inputs(batch))
+        (self.loss(logits_of(outputs), self.system.target(batch)) * batch["weight"]).sum().backward()
         if self.max_norm is not None:
             clip_grad_norm_(self.net.parameters(), self.max_norm)
         self.optimizer.step()
@@ -60,7 +80,7 @@ class BareLoop:
         clock = []
         for batch in loader:
             self.step(batch)
-            clock.append(_now(self.system.device))
+            clock.append(now(self.system.device))
         if self.schedule is not None and self.system.schedule_interval == "epoch":
             self.schedule.step()
         return clock
@@ -101,7 +121,7 @@ class Interleave(Callback):
         self, trainer: Trainer, pl_module: Classifier, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Read the clock."""
-        self.clock.append(_now(pl_module.device))
+        self.clock.append(now(pl_module.device))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Run the bare loop's turn and write the figures so far; the first epoch warms both up and is left out."""
@@ -137,7 +157,7 @@ def ratio_of_steps(ours: list[list[float]], theirs: list[list[float]]) -> dict[s
 
 
 class Padding(Callback):
-    """Before the first step: real frames per second with length buckets, and padded to the maximum; then stop.
+    """Before the first step: real frames or tokens a second with length buckets, and padded to the maximum; then stop.
 
     Both train the same network; the bucketed side takes batches of similar length as training plans them, the padded
     side random batches of which each sequence has the maximal length. Predictions of both are compared.
@@ -154,7 +174,7 @@ class Padding(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Measure."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        rows, lengths, longest = data.indices("train"), data.lengths(), int(data.max_len)
+        rows, lengths, longest = data.indices("train"), data.lengths(), limits(data)
         plain, bucketed, everything = (
             BareLoop(pl_module, trainer),
             BareLoop(pl_module, trainer),
@@ -170,20 +190,20 @@ class Padding(Callback):
                 chosen = _spread_out(plans[name], self.batches, turn)
                 made = [everything.__getitems__(IndexBatch(r.tolist(), len(r), 1 / len(r), 0, 0)) for r in chosen]
                 made = made if name == "bucketed" else [pad(batch, longest) for batch in made]
-                frames, start = sum(int(batch["mask"].sum()) for batch in made), _now(pl_module.device)
+                real = sum(int(batch[mask].sum()) for batch in made for mask in longest)
+                start = now(pl_module.device)
                 for batch in made:
                     loop.step(batch)
                 if turn:  # the first turn warms up
-                    figures[name].append(frames / (_now(pl_module.device) - start))
+                    figures[name].append(real / (now(pl_module.device) - start))
         rates = [a / b for a, b in zip(figures["bucketed"], figures["padded"], strict=True)]
-        lengths_now = np.minimum(lengths[rows], longest)
         result = {
             "rounds": self.rounds,
             "batch_size": data.batch_size,
-            "max_len": longest,
-            "mean_len": float(lengths_now.mean()),
-            "bucketed_frames_per_second": median(figures["bucketed"]),
-            "padded_frames_per_second": median(figures["padded"]),
+            "max_len": sum(longest.values()),
+            "mean_len": float(np.minimum(lengths[rows], sum(longest.values())).mean()),
+            "bucketed_per_second": median(figures["bucketed"]),
+            "padded_per_second": median(figures["padded"]),
             "ratio": median(rates),
             "ratio_spread": [float(np.quantile(rates, q)) for q in (0.25, 0.75)],
             "largest_difference_of_predictions": self.difference(pl_module, data, rows, longest),
@@ -191,7 +211,7 @@ class Padding(Callback):
         write_json(self.out, result)
         trainer.should_stop = True
 
-    def difference(self, system: Classifier, data: Any, rows: np.ndarray, longest: int) -> float:  # noqa: ANN401
+    def difference(self, system: Classifier, data: Any, rows: np.ndarray, longest: Mapping[str, int]) -> float:  # noqa: ANN401
         """Largest difference of a probability between batches of similar length and padding to the maximum."""
         judged, worst = data.dataset(rows, train=False), 0.0
         plan = plan_batches(rows, batch_size=data.batch_size, lengths=data.lengths()[rows])
@@ -208,10 +228,23 @@ class Padding(Callback):
         return system({name: value.to(system.device) for name, value in batch.items()}).float().softmax(1)
 
 
-def pad(batch: Batch, longest: int) -> Batch:
-    """Lengthen ``x`` (B, T, F) and ``mask`` (B, T) of a batch to ``longest`` frames."""
-    more = longest - batch["mask"].shape[1]
-    return batch | {"x": F.pad(batch["x"], (0, 0, 0, more)), "mask": F.pad(batch["mask"], (0, more))}
+def limits(data: Any) -> dict[str, int]:  # noqa: ANN401  # a SplitDataModule with sequences
+    """Return the largest length of what each mask of a batch is about."""
+    if hasattr(data, "max_len"):
+        return {"mask": int(data.max_len)}
+    return {f"{field}_mask": int(most) for field, most in data.limits.items()}
+
+
+def pad(batch: Batch, longest: Mapping[str, int]) -> Batch:
+    """Lengthen each mask (B, T) that is named, and the sequences (B, T, ...) that it is about."""
+    made = dict(batch)
+    for mask, length in longest.items():
+        field = mask.removesuffix("mask")
+        for name in (f"{field}x", f"{field}ids", f"{field}states", mask):
+            if name in batch:
+                x = batch[name]
+                made[name] = F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
+    return made
 
 
 def _spread_out(plan: list[np.ndarray], count: int, turn: int) -> list[np.ndarray]:
@@ -220,7 +253,8 @@ def _spread_out(plan: list[np.ndarray], count: int, turn: int) -> list[np.ndarra
     return plan[turn % stride :: stride][:count]
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Return the clock in seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

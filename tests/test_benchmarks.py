@@ -10,23 +10,26 @@ import torch
 from benchmarks import accuracy
 from tests.running import ROOT
 
-CONFIG = ["configs/signs.yaml", "tests/fake_data/signs_tiny.yaml"]
-QUICK = ["--trainer.accelerator=cpu", "--data.synthetic_samples=240"]
+UNITS = {"signs": 96, "papers": 48}  # system -> places of a sample that is padded to the maximum, at toy size
 
 
 @pytest.mark.slow
-def test_fit_and_the_bare_loop_compute_the_same(tmp_path):
+@pytest.mark.parametrize("system", sorted(UNITS))
+def test_fit_and_the_bare_loop_compute_the_same(system, tmp_path):
     """Not a claim about speed, which a loaded machine cannot check, but that the two sides may be compared at all."""
-    from benchmarks.loop import describe, measure
+    from benchmarks.common import epochs, measure
+    from benchmarks.loop import describe
 
-    step = measure(CONFIG, "Interleave", ["--trainer.max_epochs=3", *QUICK], tmp_path)
-    frames = measure(CONFIG, "Padding", ["--trainer.callbacks.rounds=2", *QUICK], tmp_path)
+    config = [f"configs/{system}.yaml", f"tests/fake_data/{system}_tiny.yaml"]
+    quick = ["--trainer.accelerator=cpu", "--data.synthetic_samples=240"]
+    step = measure(config, "benchmarks.rounds.Interleave", [*epochs(3), *quick], tmp_path)
+    padding = measure(config, "benchmarks.rounds.Padding", ["--trainer.callbacks.rounds=2", *quick], tmp_path)
     # bit-equal for the first steps; then rounding, which differs with where a tensor lies in memory
     assert step["parameter_distance"] < 1e-4
     assert step["rounds"] == 2 and step["steps"] > 5 and 0.1 < step["ratio"] < 100
-    assert frames["largest_difference_of_predictions"] < 1e-5
-    assert frames["mean_len"] < frames["max_len"] == 96
-    text = describe(step, frames)
+    assert padding["largest_difference_of_predictions"] < 1e-5
+    assert padding["mean_len"] < padding["max_len"] == UNITS[system]
+    text = describe(system, step, padding)
     assert "ratio" in text and "target at most 1.05" in text
 
 
@@ -56,10 +59,21 @@ def test_padding_adds_only_frames_that_do_not_count():
         "mask": torch.tensor([[True] * 3, [True, True, False]]),
         "y": torch.tensor([0, 1]),
     }
-    longer = pad(batch, 5)
+    longer = pad(batch, {"mask": 5})
     assert longer["x"].shape == (2, 5, 4) and longer["mask"].shape == (2, 5)
     assert longer["mask"].sum() == batch["mask"].sum()
     assert torch.equal(longer["x"][:, :3], batch["x"])
+
+
+def test_each_field_is_padded_to_its_own_maximum():
+    from benchmarks.rounds import pad
+
+    batch = {f"{field}_{kind}": torch.ones(2, n) for field, n in (("title", 3), ("abstract", 7))
+             for kind in ("ids", "mask")}  # fmt: skip
+    longer = pad(batch | {"y": torch.ones(2)}, {"title_mask": 4, "abstract_mask": 9})
+    assert {name: tuple(x.shape) for name, x in longer.items()} == {
+        "title_ids": (2, 4), "title_mask": (2, 4), "abstract_ids": (2, 9), "abstract_mask": (2, 9), "y": (2,)
+    }  # fmt: skip
 
 
 def test_wrong_arguments_are_refused(capsys):
@@ -71,8 +85,20 @@ def test_wrong_arguments_are_refused(capsys):
     assert "no such file" in capsys.readouterr().err
 
 
+def test_a_command_holds_no_path_of_this_machine(tmp_path):
+    from benchmarks.common import read_words
+
+    (tmp_path / "papers.csv").write_text("", encoding="utf-8")
+    words = ["--system", "papers", "--data", str(tmp_path / "papers.csv"), f"--data.tokenizer={tmp_path / 'minilm'}"]
+    given = read_words("benchmarks.loop", None, ["papers"], 6, words)
+    assert given.command("benchmarks.loop") == (
+        "python -m benchmarks.loop --system papers --data papers.csv --rounds 6 --data.tokenizer=minilm"
+    )
+
+
 def test_the_configs_of_the_benchmark_exist():
-    from benchmarks.loop import REAL, SOURCES
+    from benchmarks.common import SOURCES
+    from benchmarks.loop import REAL
 
     names = [*(f"configs/{system}.yaml" for system in REAL), *SOURCES]
     assert [name for name in names if not (ROOT / name).is_file()] == []

@@ -104,7 +104,7 @@ def test_vectors_of_papers_are_sampled_between_and_tokens_are_not(tmp_path):
     assert data.class_counts("train").tolist() == [counts.max()] * len(names)
     vectors = {i: v for b in data.train_dataloader() for i, v in zip(b["id"].tolist(), b["vector"], strict=True)}
     np.testing.assert_allclose(vectors[data.originals], rows["vector"][0], rtol=1e-6)
-    with pytest.raises(DataError, match="papers have no vectors"):
+    with pytest.raises(DataError, match="has no vectors to sample between"):
         Oversampling(SMOTE()).rows(plain)
 
 

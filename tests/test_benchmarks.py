@@ -1,13 +1,9 @@
 """The benchmark measures what it says: both sides do the same maths on the same batches."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy
 from tests.running import ROOT
 
 UNITS = {"signs": 96, "papers": 48}  # system -> places of a sample that is padded to the maximum, at toy size
@@ -102,37 +98,3 @@ def test_the_configs_of_the_benchmark_exist():
 
     names = [*(f"configs/{system}.yaml" for system in REAL), *SOURCES]
     assert [name for name in names if not (ROOT / name).is_file()] == []
-
-
-def fake_run(folder: Path, seed: int, accuracy: float, split: str = "s") -> Path:
-    """Fabricate the files of a tested run that a summary reads."""
-    (folder / "test").mkdir(parents=True)
-    facts = {"system": "signs", "config_hash": "c", "split_hash": split, "seed": seed, "total_params": 5}
-    facts |= {"best_epoch": 1, "fit_seconds": 2.0, "git_commit": "abc"}
-    values = {"accuracy": accuracy, "macro_f1": 0.5, "top3": 0.9, "nll": 1.0, "ece": 0.1}
-    test = {"n": 10, "n_groups": 4, "values": values, "intervals": {"accuracy": [0.1, 0.9]}}
-    test["baselines"] = {"majority": {"values": {"accuracy": 0.2}}, "minirocket": {"note": "not run"}}
-    (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
-    (folder / "test" / "metrics.json").write_text(json.dumps(test), encoding="utf-8")
-    (folder / "training_log.csv").write_text("epoch,step\n0,5\n1,10\n", encoding="utf-8")
-    return folder
-
-
-def test_the_accuracy_of_several_seeds_is_their_mean_and_spread(tmp_path):
-    runs = [accuracy.read(fake_run(tmp_path / str(seed), seed, value)) for seed, value in enumerate((0.7, 0.8, 0.9))]
-    found = accuracy.summarise(runs)
-    assert found["mean"]["accuracy"] == {"mean": pytest.approx(0.8), "std": pytest.approx(0.1)}
-    assert [seed["epochs"] for seed in found["seeds"]] == [2, 2, 2]
-    assert found["baselines"] == {"majority": {"accuracy": 0.2}}
-
-
-def test_runs_on_different_splits_have_no_common_accuracy(tmp_path):
-    runs = [accuracy.read(fake_run(tmp_path / s, seed, 0.8, s)) for seed, s in enumerate("ab")]
-    with pytest.raises(ValueError, match="split_hash"):
-        accuracy.summarise(runs)
-
-
-def test_a_seed_counts_once(tmp_path):
-    runs = [accuracy.read(fake_run(tmp_path / name, 3, 0.8)) for name in "ab"]
-    with pytest.raises(ValueError, match="occurs twice"):
-        accuracy.summarise(runs)

@@ -130,7 +130,7 @@ def test_runs_of_any_classifier_are_combined_and_decided(fitted, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_fit_makes_the_same_snapshots_again(tmp_path):
     words = [*FIT, "--trainer.callbacks+", "tests.spies.Kill"]
-    process = start([*words, "--trainer.callbacks.step", "25", "--name", "killed"], env={"PYTHONPATH": str(ROOT)})
+    process = start([*words, "--trainer.callbacks.step", "20", "--name", "killed"], env={"PYTHONPATH": str(ROOT)})
     _, error = process.communicate(timeout=300)
     assert process.returncode == -9, error
     run([*FIT, "--name", "killed", "--ckpt_path", "last"])

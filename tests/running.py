@@ -1,27 +1,63 @@
-"""The command line for tests: in this process (`run`, `code`) or as a user starts it (`launch`), at toy size."""
+"""The command line for tests: in this process (`run`, `code`) or as a user starts it (`launch`), at toy size.
+
+A system is each `configs/WORD.yaml`. To be tested with the others it brings `tests/fake_data/WORD_tiny.yaml`, its toy
+sizes, and `tests/fake_data/WORD_toy.py` with `write`, the file of a user, and `words`, what a variant needs offline.
+"""
 
 import contextlib
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
-import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = [
-    *("--config", str(ROOT / "configs" / "signs.yaml")),
-    *("--config", str(ROOT / "tests" / "fake_data" / "signs_tiny.yaml")),
-    *("--trainer.accelerator", "cpu"),
-]
-
-
+SYSTEMS = tuple(sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")))
+DATA = ROOT / "tests" / "fake_data"
 NAME = "primera señal"  # of the fitted run
+
+
+def tiny_config(system: str) -> list[str]:
+    """Return the words that give a system's config at toy size."""
+    files = ROOT / "configs" / f"{system}.yaml", DATA / f"{system}_tiny.yaml"
+    return [word for path in files for word in ("--config", str(path))] + ["--trainer.accelerator", "cpu"]
+
+
+TINY = tiny_config("signs")
+
+
+def toy(system: str) -> ModuleType:
+    """Return what a system brings for the shared tests: `write` and `words`."""
+    return importlib.import_module(f"tests.fake_data.{system}_toy")
+
+
+def variants(system: str) -> list[Path]:
+    """Return the variants of a system."""
+    return sorted((ROOT / "configs" / "variants").glob(f"{system}_*.yaml"))
+
+
+def no_dropout(system: str) -> dict:
+    """Return a config that sets every dropout of a system to 0, read from its complete config."""
+
+    def zeros(node: object, key: str = "") -> object:
+        if isinstance(node, dict):
+            found = {name: zeros(value, name) for name, value in node.items()}
+            return {name: value for name, value in found.items() if value is not None} or None
+        return 0.0 if "dropout" in key else None
+
+    config = yaml.safe_load((ROOT / "configs" / f"{system}.yaml").read_text(encoding="utf-8"))
+    found = zeros(config)
+    assert isinstance(found, dict), f"no dropout in configs/{system}.yaml"
+    return found
 
 
 @dataclass(frozen=True)
@@ -33,33 +69,35 @@ class Finished:
     err: str
 
 
-def tiny(words: list[str]) -> list[str]:
+def tiny(words: list[str], system: str = "signs") -> list[str]:
     """Return the words with the tiny config right after the verb."""
-    return [words[0], *TINY, *words[1:]]
+    return [words[0], *tiny_config(system), *words[1:]]
 
 
-def run(words: list[str], config: bool = True) -> None:
+def run(words: list[str], config: bool = True, system: str = "signs") -> None:
     """Run a command in this process; errors are raised as they are."""
     from lightning_project.cli import main
 
-    main(tiny(words) if config else words)
+    main(tiny(words, system) if config else words)
 
 
-def code(words: list[str], config: bool = True) -> int:
+def code(words: list[str], config: bool = True, system: str = "signs") -> int:
     """Run a command in this process as `python -m` would; return the exit code, and print the line of an error."""
     from lightning_project.__main__ import run as entry
 
     try:
-        entry(tiny(words) if config else words)
+        entry(tiny(words, system) if config else words)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
 
 
-def start(words: list[str], config: bool = True, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    words: list[str], config: bool = True, env: dict[str, str] | None = None, system: str = "signs"
+) -> subprocess.Popen[str]:
     """Start a command in its own process, in the current folder."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lightning_project", *(tiny(words) if config else words)],
+        [sys.executable, "-m", "lightning_project", *(tiny(words, system) if config else words)],
         env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,9 +105,15 @@ def start(words: list[str], config: bool = True, env: dict[str, str] | None = No
     )
 
 
-def launch(words: list[str], config: bool = True, env: dict[str, str] | None = None, timeout: float = 300) -> Finished:
+def launch(
+    words: list[str],
+    config: bool = True,
+    env: dict[str, str] | None = None,
+    timeout: float = 300,
+    system: str = "signs",
+) -> Finished:
     """Run a command in its own process, in the current folder, and wait for its end."""
-    process = start(words, config, env)
+    process = start(words, config, env, system)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -79,42 +123,34 @@ def launch(words: list[str], config: bool = True, env: dict[str, str] | None = N
     return Finished(process.returncode, out, err)
 
 
-def write_signs(path: Path, samples: int = 240, labels: bool = True, names: dict[str, str] | None = None) -> Path:
-    """Write the synthetic signs as the `.npz` file of a user.
-
-    Args:
-        path: The file.
-        samples: How many sequences.
-        labels: Whether the file holds labels.
-        names: New names of classes.
-    """
-    from datamodules.synthetic.signs import CLASS_NAMES, make_signs
-
-    made = make_signs(samples)
-    x = np.zeros((len(made.x), max(map(len, made.x)), made.x[0].shape[1]), np.float32)
-    mask = np.zeros(x.shape[:2], bool)
-    for row, frames in enumerate(made.x):
-        x[row, : len(frames)], mask[row, : len(frames)] = frames, True
-    arrays = {"X": x, "mask": mask, "filenames": np.array(made.ids)}
-    if labels:
-        classes = [(names or {}).get(name, name) for name in CLASS_NAMES]
-        arrays |= {"y": made.y, "class_names": np.array(classes), "groups": np.array(made.groups)}
-    np.savez(path, **arrays)
-    return path
-
-
-def fitted_run(factory: pytest.TempPathFactory) -> Path:
+def fitted_run(factory: pytest.TempPathFactory, system: str = "signs") -> Path:
     """Fit once for all tests, on a file; return the run's folder. Tests that change it take a copy."""
-    return _fitted(factory.getbasetemp() / "señas y más")
+    return _fitted(factory.getbasetemp() / f"{system} y más", system)
 
 
 @cache
-def _fitted(base: Path) -> Path:
+def _fitted(base: Path, system: str) -> Path:
     base.mkdir()
-    write_signs(base / "señas.npz")
     with contextlib.chdir(base):  # paths of a run are relative, as a user's are
-        run(["fit", "--name", NAME, "--data.path", str(base / "señas.npz")])
-    return base / "runs" / "signs" / NAME
+        run(["fit", "--name", NAME, "--data.path", str(toy(system).write(base))], system=system)
+    return base / "runs" / system / NAME
+
+
+def data_of(fitted: Path) -> list[str]:
+    """Return the words that name the file of a fitted run."""
+    config = yaml.safe_load((fitted / "config.yaml").read_text(encoding="utf-8"))
+    return ["--data.path", config["data"]["init_args"]["path"]]
+
+
+def data_of_run(folder: Path, checkpoint: dict):
+    """Build the data of a tiny run outside of the launcher, with the run's split and what its training fitted."""
+    given = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]
+    module, name = given["class_path"].rsplit(".", 1)
+    data = getattr(importlib.import_module(module), name)(**given["init_args"])
+    data.setup("fit")
+    data.apply_split(pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False))
+    data.load_state_dict(checkpoint.get(name, {}))
+    return data
 
 
 def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -26,12 +26,22 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def chain(path: Path) -> list[Path]:
-    """The files that a user gives: a complete config alone, an overlay after its system's config."""
-    if path in BASES:
-        return [path]
-    word = path.stem.split("_")[0] if path.parent.name == "variants" else "signs"
-    return [ROOT / "configs" / f"{word}.yaml", path]
+def chains(paths: list[Path]) -> list:
+    """The files that a user gives: a complete config alone, an overlay after the config of its system or of each."""
+    found = []
+    for path in paths:
+        if path in BASES:
+            found.append(pytest.param((path,), id=name_of(path)))
+        elif path.parent.name == "variants":
+            found.append(pytest.param((system_of(path), path), id=name_of(path)))
+        else:
+            found += [pytest.param((base, path), id=f"{name_of(path)}-{base.stem}") for base in BASES]
+    return found
+
+
+def system_of(variant: Path) -> Path:
+    """The complete config that a variant is laid over: the first word of its name."""
+    return ROOT / "configs" / f"{variant.stem.split('_')[0]}.yaml"
 
 
 @cache
@@ -73,31 +83,32 @@ def test_all_configs_are_tested():
     assert known == on_disk, "configs are .yaml files in configs/, variants/, machine/ or ablations/"
     assert len(BASES) >= 1 and len(OVERLAYS) >= 10
     assert {path.parent.name for path in OVERLAYS} == {"variants", "machine"}
-    assert all(chain(path)[0] in BASES for path in CONFIGS), "the first word of a variant is its system"
+    variants = [path for path in OVERLAYS if path.parent.name == "variants"]
+    assert {system_of(path) for path in variants} == set(BASES), "the first word of a variant is its system"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+@pytest.mark.parametrize("path", [*CONFIGS, *ABLATIONS], ids=name_of)
 def test_a_header_says_purpose_command_and_result(path):
     text = path.read_text(encoding="utf-8")
     header = [line.lstrip("# ") for line in re.match(r"(#.*\n)*", text).group().splitlines()]
     assert len(header) >= 3 and len(header[0]) > 15, "the first line says what the file is for"
     command = [line for line in header if line.startswith("Command:")]
-    assert command and "lightning_project fit" in command[0]
+    assert command and f"lightning_project {'ablate' if path in ABLATIONS else 'fit'}" in command[0]
     assert name_of(path) in command[0], "the command is one that uses this file"
     assert any(line.startswith("Expected:") for line in header)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_it_parses_and_one_round_trip_changes_nothing(path, tmp_path):
-    text = resolved(*chain(path))
+@pytest.mark.parametrize("files", chains(CONFIGS))
+def test_it_parses_and_one_round_trip_changes_nothing(files, tmp_path):
+    text = resolved(*files)
     stored = tmp_path / "config.yaml"
     stored.write_text(text, encoding="utf-8")
     assert yaml.safe_load(text)["model"]["class_path"]
     assert resolved(stored) == text
 
 
-@pytest.mark.parametrize("path", OVERLAYS, ids=name_of)
-def test_every_line_of_an_overlay_arrives(path):
+@pytest.mark.parametrize("files", chains(OVERLAYS))
+def test_every_line_of_an_overlay_arrives(files):
     """An overlay's own settings are in the resolved config: nothing that it says is overruled or dropped."""
 
     def missing(asked: object, found: object, where: str) -> Iterator[str]:
@@ -113,14 +124,12 @@ def test_every_line_of_an_overlay_arrives(path):
         elif asked != found:
             yield f"{where}: {asked!r} became {found!r}"
 
-    assert not list(missing(raw(path), yaml.safe_load(resolved(*chain(path))), ""))
+    assert not list(missing(raw(files[-1]), yaml.safe_load(resolved(*files)), ""))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_class_paths_are_public_and_exist(path):
-    found = [
-        mapping["class_path"] for _, mapping in walk(yaml.safe_load(resolved(*chain(path)))) if "class_path" in mapping
-    ]
+@pytest.mark.parametrize("files", chains(CONFIGS))
+def test_class_paths_are_public_and_exist(files):
+    found = [mapping["class_path"] for _, mapping in walk(yaml.safe_load(resolved(*files))) if "class_path" in mapping]
     assert found
     for class_path in found:
         assert not any(part.startswith("_") for part in class_path.split(".")), class_path
@@ -175,12 +184,13 @@ def test_an_ablation_names_configs_that_exist_and_settings_that_parse(path, monk
     assert shared in seen and len(plan.cells) > 12
 
 
-def test_a_misspelt_key_is_refused(capsys, tmp_path):
+@pytest.mark.parametrize("base", BASES, ids=name_of)
+def test_a_misspelt_key_is_refused(base, capsys, tmp_path):
     from lightning_project.cli import main
 
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("trainer: {max_epoch: 3}\n", encoding="utf-8")
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", str(BASES[0]), "--config", str(wrong)])
+        main(["fit", "--config", str(base), "--config", str(wrong)])
     assert stop.value.code == 2
     assert "max_epoch" in capsys.readouterr().err

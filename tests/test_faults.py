@@ -11,12 +11,25 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback
 
 from modules.losses import CrossEntropy
-from tests.running import NAME, code, digest, fitted_run, launch, parameters, run, start, write_signs
+from tests.running import (
+    NAME,
+    SYSTEMS,
+    code,
+    data_of,
+    digest,
+    fitted_run,
+    launch,
+    parameters,
+    run,
+    start,
+    toy,
+)
 
 NO_PROBES = [
     word
@@ -26,21 +39,26 @@ NO_PROBES = [
 QUICK = ["--report.baselines", "false", *NO_PROBES]
 
 
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    return fitted_run(tmp_path_factory)
+@pytest.fixture
+def system():
+    """`signs`, where a test names no other: what it is about has nothing of a system."""
+    return "signs"
 
 
 @pytest.fixture
-def copied(fitted, tmp_path):
+def fitted(system, tmp_path_factory):
+    return fitted_run(tmp_path_factory, system)
+
+
+@pytest.fixture
+def copied(system, fitted, tmp_path):
     """A copy of the fitted run, in the default folder of runs."""
-    folder = tmp_path / "runs" / "signs" / NAME
+    folder = tmp_path / "runs" / system / NAME
     shutil.copytree(fitted, folder)
     return folder
 
 
-def data_of(fitted):
-    return ["--data.path", str(fitted.parents[2] / "señas.npz")]
+every_system = pytest.mark.parametrize("system", SYSTEMS)
 
 
 class Payload:
@@ -56,12 +74,13 @@ class Payload:
 # -- checkpoints and files that are not to be trusted (R7, R8) --------------------------------------------------------
 
 
+@every_system
 @pytest.mark.parametrize("verb", ["fit", "test", "predict"])
-def test_a_checkpoint_with_code_is_refused_and_not_run(verb, copied, fitted, tmp_path, capsys):
+def test_a_checkpoint_with_code_is_refused_and_not_run(system, verb, copied, fitted, tmp_path, capsys):
     path, marker = copied / "checkpoints" / "last.ckpt", tmp_path / "executed"
     state = torch.load(path, weights_only=True)
     torch.save({**state, "extra": Payload(marker)}, path)
-    assert code([verb, "--name", NAME, "--ckpt_path", "last", *data_of(fitted)]) == 3
+    assert code([verb, "--name", NAME, "--ckpt_path", "last", *data_of(fitted)], system=system) == 3
     err = capsys.readouterr().err
     assert "pickled" in err and "state_dict" in err and str(path.relative_to(tmp_path)) in err
     assert len(err.strip().splitlines()) == 1
@@ -92,7 +111,7 @@ def test_an_address_is_no_checkpoint(tmp_path, capsys):
 
 def test_an_npz_with_objects_is_refused_and_not_run(tmp_path, capsys):
     marker = tmp_path / "executed"
-    arrays = dict(np.load(write_signs(tmp_path / "good.npz")))
+    arrays = dict(np.load(toy("signs").write(tmp_path)))
     np.savez(tmp_path / "bad.npz", **{**arrays, "y": np.array([Payload(marker)] * 240, dtype=object)})
     assert code(["fit", "--name", "one", "--data.path", "bad.npz"]) == 3
     err = capsys.readouterr().err
@@ -108,10 +127,11 @@ def plain(value):
     return value is None or type(value) in (bool, int, float, str, torch.Tensor)
 
 
+@every_system
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_own_checkpoints_hold_plain_types_only(name, fitted):
+def test_own_checkpoints_hold_plain_types_only(system, name, fitted):
     state = torch.load(fitted / "checkpoints" / f"{name}.ckpt", weights_only=True)
-    assert state["class_names"][0] == "Adiós"
+    assert state["class_names"][0] == {"signs": "Adiós", "papers": "cs.AI"}.get(system, state["class_names"][0])
     odd = [key for key, value in state.items() if not plain(dict(value) if isinstance(value, dict) else value)]
     assert not odd, odd
 
@@ -119,14 +139,16 @@ def test_own_checkpoints_hold_plain_types_only(name, fitted):
 # -- data that do not fit ---------------------------------------------------------------------------------------------
 
 
-def test_other_class_names_than_the_checkpoint(copied, tmp_path, capsys):
-    """The same recordings and split, but one sign has another name."""
-    data = write_signs(tmp_path / "renamed.npz", names={"Gracias": "Thanks"})
-    table = (copied / "split.csv").read_text(encoding="utf-8").replace("Gracias", "Thanks")
+@every_system
+def test_other_class_names_than_the_checkpoint(system, copied, tmp_path, capsys):
+    """The same samples and split, but one class has another name."""
+    last = torch.load(copied / "checkpoints" / "last.ckpt", weights_only=True)["class_names"][-1]
+    data = toy(system).write(tmp_path, rename={last: "Zeta"})  # the last one still, where classes are sorted
+    table = (copied / "split.csv").read_text(encoding="utf-8").replace(last, "Zeta")
     (copied / "split.csv").write_text(table, encoding="utf-8")
-    assert code(["test", "--name", NAME, "--ckpt_path", "best", "--data.path", str(data)]) == 3
+    assert code(["test", "--name", NAME, "--ckpt_path", "best", "--data.path", str(data)], system=system) == 3
     err = capsys.readouterr().err
-    assert "Thanks" in err and "Gracias" in err and "class names" in err
+    assert "Zeta" in err and last in err and "class names" in err
     assert not (copied / "test").exists()
 
 
@@ -166,13 +188,16 @@ class Watch(Callback):
         self.seen.append({name: value.clone() for name, value in pl_module.named_parameters()})
 
 
-def test_nan_stops_before_the_step_with_step_and_samples(tmp_path, capsys):
+@every_system
+def test_nan_stops_before_the_step_with_step_and_samples(system, tmp_path, capsys):
     Watch.seen.clear()
     words = ["--model.loss", "tests.test_faults.NanAtStepThree", "--trainer.callbacks+", "tests.test_faults.Watch"]
-    assert code(["fit", "--name", "nan", "--checkpoint.every_n_steps", "1", *words, *QUICK]) == 4
-    folder = tmp_path / "runs" / "signs" / "nan"
+    assert code(["fit", "--name", "nan", "--checkpoint.every_n_steps", "1", *words, *QUICK], system=system) == 4
+    folder = tmp_path / "runs" / system / "nan"
     found = json.loads((folder / "nonfinite.json").read_text(encoding="utf-8"))
-    assert found["global_step"] == 2 and len(found["ids"]) == 16 and all("synthetic-" in name for name in found["ids"])
+    table = pd.read_csv(folder / "split.csv", dtype=str)
+    assert found["global_step"] == 2 and len(found["ids"]) == 16
+    assert set(found["ids"]) <= set(table["id"][table["part"] == "train"])
     assert found["ids"][0] in capsys.readouterr().err
     seen = __import__("tests.test_faults", fromlist=["Watch"]).Watch.seen
     first, _, before, after = seen
@@ -186,10 +211,11 @@ def test_nan_stops_before_the_step_with_step_and_samples(tmp_path, capsys):
 # -- the same again (R17) ---------------------------------------------------------------------------------------------
 
 
-def test_same_config_same_bytes_also_after_other_work(fitted, tmp_path):
+@every_system
+def test_same_config_same_bytes_also_after_other_work(system, fitted, tmp_path):
     torch.rand(7), np.random.default_rng().random(), np.random.seed(5)
-    run(["fit", "--name", "again", *data_of(fitted)])
-    again = tmp_path / "runs" / "signs" / "again" / "checkpoints" / "last.ckpt"
+    run(["fit", "--name", "again", *data_of(fitted)], system=system)
+    again = tmp_path / "runs" / system / "again" / "checkpoints" / "last.ckpt"
     assert digest(again) == digest(fitted / "checkpoints" / "last.ckpt")
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from datamodules.errors import DataError
-from tests.running import NAME, ROOT, TINY, code, digest, fitted_run, run, write_signs
+from tests.running import NAME, ROOT, SYSTEMS, TINY, code, data_of, digest, fitted_run, run, toy
 
 QUICK = [
     "--report.baselines",
@@ -21,21 +21,23 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    return fitted_run(tmp_path_factory)
+@pytest.fixture
+def system():
+    """`signs`, where a test names no other: what it is about has nothing of a system."""
+    return "signs"
 
 
 @pytest.fixture
-def copied(fitted, tmp_path):
+def fitted(system, tmp_path_factory):
+    return fitted_run(tmp_path_factory, system)
+
+
+@pytest.fixture
+def copied(system, fitted, tmp_path):
     """A copy of the fitted run, in the default folder of runs."""
-    folder = tmp_path / "runs" / "signs" / NAME
+    folder = tmp_path / "runs" / system / NAME
     shutil.copytree(fitted, folder)
     return folder
-
-
-def data_of(fitted):
-    return ["--data.path", str(fitted.parents[2] / "señas.npz")]
 
 
 def files_in(folder):
@@ -144,28 +146,33 @@ def test_a_folder_that_cannot_be_written(in_the_way, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_test_takes_best_last_a_folder_and_a_file(copied, fitted):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_test_takes_best_last_a_folder_and_a_file(system, copied, fitted):
     """Four names of the same run: by name, from its folder without any config, by file."""
     (copied.parent / "latest").symlink_to(NAME)
-    run(["test", "--ckpt_path", "last", *QUICK, *data_of(fitted)])
+    run(["test", "--ckpt_path", "last", *QUICK, *data_of(fitted)], system=system)
     assert (copied / "test" / "metrics.json").is_file()
     last = np.load(copied / "test" / "predictions_test.npz")["prob"]
     run(["test", "--ckpt_path", str(copied)], config=False)  # best, by the run's own config
     best = np.load(copied / "test" / "predictions_test.npz")["prob"]
-    run(["test", "--ckpt_path", str(copied / "checkpoints" / "best.ckpt"), *QUICK, *data_of(fitted)])
+    run(["test", "--ckpt_path", str(copied / "checkpoints" / "best.ckpt"), *QUICK, *data_of(fitted)], system=system)
     np.testing.assert_array_equal(np.load(copied / "test" / "predictions_test.npz")["prob"], best)
     same = digest(copied / "checkpoints" / "best.ckpt") == digest(copied / "checkpoints" / "last.ckpt")
     assert same == np.array_equal(last, best)
     assert yaml.safe_load((copied / "test" / "config.yaml").read_text())["report"]["baselines"] is False
-    # prediction on the same samples, without labels: names, and the probabilities of the test
-    write_signs(copied / "new.npz", labels=False)
-    run(["predict", "--name", NAME, "--ckpt_path", "best", "--data.predict_path", str(copied / "new.npz")])
-    table = pd.read_csv(copied / "predict" / "predictions.csv").set_index("id")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_predict_needs_no_training_data_and_gives_the_probabilities_of_the_test(system, copied, fitted, tmp_path):
+    run(["test", "--name", NAME, "--ckpt_path", "best", *QUICK, *data_of(fitted)], system=system)
+    new = toy(system).write(tmp_path, labels=False)  # the same samples
+    words = ["--name", NAME, "--ckpt_path", "best", "--data.path", "gone", "--data.predict_path", str(new)]
+    run(["predict", *words], system=system)
+    table = pd.read_csv(copied / "predict" / "predictions.csv", dtype={"id": str}).set_index("id")
     stored = np.load(copied / "test" / "predictions_test.npz")
-    assert len(table) == 240 and list(table.columns[2:]) == [f"p({name})" for name in stored["class_names"]]
-    np.testing.assert_allclose(
-        table.loc[stored["id"]].iloc[:, 2:].to_numpy(float), stored["prob"], rtol=2e-5, atol=1e-6
-    )
+    prob = table[[f"p({name})" for name in stored["class_names"]]]
+    assert len(table) == 240 and [name for name in table if name.startswith("p(")] == list(prob)
+    np.testing.assert_allclose(prob.loc[stored["id"]].to_numpy(float), stored["prob"], rtol=2e-5, atol=1e-6)
     assert table.loc[stored["id"], "prediction"].tolist() == stored["class_names"][stored["prob"].argmax(1)].tolist()
 
 
@@ -315,7 +322,8 @@ def test_an_audit_beside_a_run_judges_the_split_that_is_asked_for(copied, fitted
 
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "configs" / "machine").glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_machine_overlay_builds_its_trainer(overlay, monkeypatch, tmp_path):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_each_machine_overlay_builds_its_trainer(system, overlay, monkeypatch, tmp_path):
     """As far as a machine without an accelerator can: the accelerator and the number of devices are swapped."""
     from lightning_project import cli
 
@@ -326,5 +334,5 @@ def test_each_machine_overlay_builds_its_trainer(overlay, monkeypatch, tmp_path)
         monkeypatch.setenv(f"SLURM_{name}", "0")
     if "fsdp" in overlay.stem:  # refuses a CPU
         one += ["--trainer.strategy", "auto"]
-    run(["fit", "--config", str(overlay), *one, "--name", "n"])
+    run(["fit", "--config", str(overlay), *one, "--name", "n"], system=system)
     assert [type(callback).__name__ for callback in built[0].callbacks].count("RunReport") == 1

@@ -4,15 +4,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule
 
 from callbacks.report_files import Predictions
-from datamodules.signs import SignsData
-from tests.running import run
+from tests.running import SYSTEMS, data_of_run, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,17 +19,19 @@ pytestmark = [
 BEST = "checkpoints/best.ckpt"
 
 
-def fit(name, config, *more):
+def fit(system, name, config, *more):
     Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     words = ["--config", "config.yaml", "--name", name, "--report.baselines", "false", "--trainer.max_epochs", "1"]
-    run(["fit", *words, *more])
-    return Path("runs/signs") / name
+    run(["fit", *words, *more], system=system)
+    return Path("runs") / system / name
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
-def test_bf16_mixed_with_a_fused_optimizer_and_clipping_trains_float32_weights():
+def test_bf16_mixed_with_a_fused_optimizer_and_clipping_trains_float32_weights(system):
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "fused": True}}
     folder = fit(
+        system,
         "bf16",
         {
             "trainer": {"precision": "bf16-mixed"},
@@ -47,18 +47,20 @@ def test_bf16_mixed_with_a_fused_optimizer_and_clipping_trains_float32_weights()
     assert float(dict(zip(header.split(","), row.split(","), strict=True))["grad/clipped_share"]) > 0
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler speaks of itself
-def test_a_compiled_network_keeps_the_names_of_its_weights_and_loads_uncompiled():
-    folder = fit("compiled", {"model": {"init_args": {"compile_net": True}}}, "--trainer.limit_train_batches", "2")
-    saved = torch.load(folder / BEST, weights_only=True)["state_dict"]
+def test_a_compiled_network_keeps_the_names_of_its_weights_and_loads_uncompiled(system):
+    folder = fit(
+        system, "compiled", {"model": {"init_args": {"compile_net": True}}}, "--trainer.limit_train_batches", "2"
+    )
+    kept = torch.load(folder / BEST, weights_only=True)
+    saved = kept["state_dict"]
     assert not [name for name in saved if "_orig_mod" in name]
     model = LightningModule.load_from_checkpoint(folder / BEST, map_location="cpu").eval()
     assert model.net._compiled_call_impl is None
     stored = Predictions.load(folder / "fit" / "predictions_val.npz")  # made by the compiled network
-    data = SignsData(synthetic_samples=240, max_len=96, batch_size=16)
-    data.setup("fit")
-    data.apply_split(pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False))
+    data = data_of_run(folder, kept)
     with torch.no_grad():
         outputs = [model.test_step(batch, 0) for batch in data.val_dataloader()]
     prob = torch.cat([part["prob"] for part in outputs])[torch.cat([part["id"] for part in outputs]).argsort()]

@@ -3,59 +3,111 @@
 import csv
 import hashlib
 import signal
+from functools import reduce
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from tests.running import launch, run
+from tests.running import SYSTEMS, launch, run
 
 pytestmark = pytest.mark.slow
 
 EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
 JITTER = {"class_path": "datamodules.sequences.Jitter"}
+EDA = "datamodules.text_augmentation.EDA"
+CURRICULUM = "datamodules.curriculum.Curriculum"
+FOCAL = "modules.losses_catalogue.FocalAlpha"
 RESTARTS = "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"
-BASE = {
+BASE = {"checkpoint": {"every_n_steps": 3}, "report": {"baselines": False}}
+WORKERS = {"trainer": {"accumulate_grad_batches": 2}, "data": {"init_args": {"num_workers": 2}}}
+SIGNS = {
     "model": {"init_args": {"dropout": 0.2, "head_dropout": 0.3}},
     "data": {"init_args": {"augmentations": [JITTER]}},
-    "checkpoint": {"every_n_steps": 3},
-    "report": {"baselines": False},
 }
 # name: (changes of the config, optimizer steps before the kill, steps that the checkpoint to resume from has)
 CASES = {
-    "mid_epoch_with_mixup": ({"model": {"init_args": {"mixup_alpha": 0.3}}}, 11, 9),
-    "workers_accumulation_schedule_by_epoch": (
-        {
-            "trainer": {"accumulate_grad_batches": 2},
-            "model": {
-                "init_args": {
-                    "schedule": {"class_path": RESTARTS, "init_args": {"T_0": 2}},
-                    "schedule_interval": "epoch",
+    "signs": {
+        "mid_epoch_with_mixup": ([SIGNS, {"model": {"init_args": {"mixup_alpha": 0.3}}}], 11, 9),
+        "workers_accumulation_schedule_by_epoch": (
+            [
+                SIGNS,
+                WORKERS,
+                {
+                    "model": {
+                        "init_args": {
+                            "schedule": {"class_path": RESTARTS, "init_args": {"T_0": 2}},
+                            "schedule_interval": "epoch",
+                        }
+                    }
+                },
+            ],
+            7,
+            6,
+        ),
+        "right_after_an_epoch": ([SIGNS, {"checkpoint": {"every_n_steps": None}}], 9, 8),
+        "averaged_weights_and_class_weights": (
+            [
+                SIGNS,
+                {
+                    "trainer": {"callbacks": [{"class_path": EMA, "init_args": {"decay": 0.8}}]},
+                    "model": {
+                        "init_args": {
+                            "num_classes": 30,
+                            "input_dim": 128,
+                            "positions": "sinusoidal",  # a buffer of the network beside those of the loss
+                            "loss": {
+                                "class_path": "modules.losses.CrossEntropy",
+                                "init_args": {"class_weight": "balanced"},
+                            },
+                        }
+                    },
+                },
+            ],
+            11,
+            9,
+        ),
+    },
+    "papers": {  # ten batches an epoch
+        "mid_epoch_with_mixup_of_vectors": ([{"model": {"init_args": {"mixup_alpha": 0.3}}}], 13, 12),
+        "workers_accumulation_words_and_curriculum": (
+            [
+                WORKERS,
+                {
+                    "data": {
+                        "init_args": {
+                            "augmentations": [{"class_path": EDA, "init_args": {"p": 1.0}}],
+                            "curriculum": {"class_path": CURRICULUM, "init_args": {"difficulty": "length_and_terms"}},
+                        }
+                    }
+                },
+            ],
+            7,
+            6,
+        ),
+        "several_tasks_keywords_and_a_focus_by_epoch": (
+            [
+                {
+                    "model": {
+                        "init_args": {
+                            "auxiliary": {"crosslist": 0.3, "learning": 0.3, "length": 0.2},
+                            "loss": {"class_path": FOCAL, "init_args": {"gamma": 3.0, "gamma_end": 1.0, "epochs": 2}},
+                            "tuning": {"lora_rank": 2},
+                        }
+                    },
+                    "data": {"init_args": {"auxiliary": True, "keywords": 4}},
                 }
-            },
-            "data": {"init_args": {"num_workers": 2}},
-        },
-        7,
-        6,
-    ),
-    "right_after_an_epoch": ({"checkpoint": {"every_n_steps": None}}, 9, 8),
-    "averaged_weights_and_class_weights": (
-        {
-            "trainer": {"callbacks": [{"class_path": EMA, "init_args": {"decay": 0.8}}]},
-            "model": {
-                "init_args": {
-                    "num_classes": 30,
-                    "input_dim": 128,
-                    "positions": "sinusoidal",  # a buffer of the network beside those of the loss
-                    "loss": {"class_path": "modules.losses.CrossEntropy", "init_args": {"class_weight": "balanced"}},
-                }
-            },
-        },
-        11,
-        9,
-    ),
+            ],
+            13,
+            12,
+        ),
+    },
 }
+ANY = {"workers_and_accumulation": ([WORKERS], 4, 3)}  # of a system that names none
+PAIRS = [(system, case) for system in SYSTEMS for case in CASES.get(system, ANY)]
+# What a checkpoint holds besides the state that has to be the same: times of day, paths, progress.
+OTHER = {"callbacks", "loops", "hyper_parameters", "hparams_name", "pytorch-lightning_version"}
 
 
 def merged(base, changes):
@@ -99,41 +151,43 @@ def found(callbacks, name):
     return next(state for key, state in callbacks.items() if key.startswith(name))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(case):
-    changes, killed_after, resumed_at = CASES[case]
-    config = merged(BASE, changes)
+@pytest.mark.parametrize(("system", "case"), PAIRS)
+def test_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(system, case):
+    changes, killed_after, resumed_at = CASES.get(system, ANY)[case]
+    config = reduce(merged, changes, BASE)
     Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     words = ["fit", "--config", "config.yaml", "--name"]
     spy = ["--trainer.callbacks+=tests.spies.Kill", f"--trainer.callbacks.step={killed_after}"]
+    first, second = (Path("runs") / system / name for name in ("whole", "killed"))
 
     # each in a process of its own, as a user's are: what other tests left in this one must not count
-    whole_run = launch([*words, "whole"])
+    whole_run = launch([*words, "whole"], system=system)
     assert whole_run.code == 0, whole_run.err[-2000:]
-    died = launch([*words, "killed", *spy])
+    died = launch([*words, "killed", *spy], system=system)
     assert died.code == -signal.SIGKILL, died.err[-2000:]
-    assert checkpoint("runs/signs/killed")["global_step"] == resumed_at
-    went_on = launch([*words, "killed", "--ckpt_path", "last"])
+    assert checkpoint(second)["global_step"] == resumed_at
+    went_on = launch([*words, "killed", "--ckpt_path", "last"], system=system)
     assert went_on.code == 0, went_on.err[-2000:]
 
-    whole, resumed = checkpoint("runs/signs/whole"), checkpoint("runs/signs/killed")
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "processes", "global_step", "epoch"):
+    whole, resumed = checkpoint(first), checkpoint(second)
+    assert resumed.keys() == whole.keys()
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "processes", "global_step", "epoch"} <= whole.keys()
+    for part in whole.keys() - OTHER:  # also averaged weights, and what the data fitted
         assert sha256(resumed[part]) == sha256(whole[part]), part
-    assert sha256(resumed.get("current_model_state")) == sha256(whole.get("current_model_state"))
-    assert log("runs/signs/killed") == log("runs/signs/whole")
-    assert len(log("runs/signs/whole")) == 2
+    assert log(second) == log(first)
+    assert len(log(first)) == 2
     for name in ("EarlyStopping", "GradientClipping"):
         assert sha256(found(resumed["callbacks"], name)) == sha256(found(whole["callbacks"], name)), name
     best, best_whole = (found(c["callbacks"], "Checkpoint") for c in (resumed, whole))
     assert (best["best_epoch"], best["best_model_score"]) == (best_whole["best_epoch"], best_whole["best_model_score"])
-    best, best_whole = checkpoint("runs/signs/killed", "best"), checkpoint("runs/signs/whole", "best")
+    best, best_whole = checkpoint(second, "best"), checkpoint(first, "best")
     assert sha256(best["state_dict"]) == sha256(best_whole["state_dict"])
     assert found(best["callbacks"], "Checkpoint")["best_epoch"] == best["epoch"]
 
 
 def test_a_learning_rate_that_was_changed_holds_after_a_resume():
     schedule = {"class_path": RESTARTS, "init_args": {"T_0": 10}}
-    config = merged(BASE, {"model": {"init_args": {"schedule": schedule, "schedule_interval": "epoch"}}})
+    config = merged(merged(BASE, SIGNS), {"model": {"init_args": {"schedule": schedule, "schedule_interval": "epoch"}}})
     Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     words = ["fit", "--config", "config.yaml", "--name", "run"]
     run([*words, "--trainer.max_epochs", "1", "--model.optimizer.lr", "1e-3"])

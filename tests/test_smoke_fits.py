@@ -1,7 +1,9 @@
 """Every config of a system trains, judges, reloads and predicts at toy size, through the launcher."""
 
+import contextlib
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,11 @@ import yaml
 from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 
+from datamodules.samplers import IndexBatch
 from lightning_project.cli import main
+from tests.running import DATA, ROOT, SYSTEMS, data_of_run, run, toy, variants
 
-ROOT = Path(__file__).resolve().parents[1]
-TINY = ROOT / "tests" / "fake_data" / "signs_tiny.yaml"
-VARIANTS = sorted((ROOT / "configs" / "variants").glob("signs_*.yaml"))
-SYNTHETIC = [path for path in VARIANTS if "--data.path" not in path.read_text(encoding="utf-8")]
+VARIANTS = [(system, path) for system in SYSTEMS for path in variants(system)]
 
 RUN_FILES = (
     *("config.yaml", "run.json", "environment.json", "split.csv", "training_log.csv", "curves.png"),
@@ -29,75 +30,86 @@ TEST_FILES = (
 )
 
 
-def fit(name: str, *more: str) -> Path:
-    main(["fit", "--config", f"{ROOT}/configs/signs.yaml", "--config", str(TINY), *more, "--name", name])
-    return Path("runs/signs") / name
+def fit(name: str, *more: str, system: str = "signs") -> Path:
+    run(["fit", *more, "--name", name], system=system)
+    return Path("runs") / system / name
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def test_there_are_variants_and_each_is_fitted_somewhere():
-    others = {path.stem for path in VARIANTS} - {path.stem for path in SYNTHETIC}
-    assert len(SYNTHETIC) >= 8
-    assert others == {"signs_shrec17", "signs_boston104"}  # fitted below, on files of the same form
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_system_brings_what_the_shared_tests_need(system):
+    assert (DATA / f"{system}_tiny.yaml").is_file()
+    assert callable(toy(system).write) and callable(toy(system).words)
+    assert len(variants(system)) >= 8
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """One tiny fit with its test, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("plain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("sys.argv", ["lightning_project"])
-        fit("plain", "--trainer.max_epochs", "1")
-        main(["test", "--ckpt_path", "runs/signs/plain"])
-    return folder / "runs" / "signs" / "plain"
+@cache
+def fitted(system: str, folder: Path) -> Path:
+    """One tiny fit with its test, in a folder of its own; return the run."""
+    folder.mkdir()
+    with contextlib.chdir(folder):
+        fit("plain", "--trainer.max_epochs", "1", system=system)
+        main(["test", "--ckpt_path", f"runs/{system}/plain"])
+    return folder / "runs" / system / "plain"
 
 
-def test_a_run_leaves_every_file_that_is_promised(plain):
+@pytest.fixture
+def plain(system, tmp_path_factory):
+    return fitted(system, tmp_path_factory.getbasetemp() / f"plain {system}")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_run_leaves_every_file_that_is_promised(system, plain):
     assert [name for name in RUN_FILES if not (plain / name).is_file()] == []
     assert [name for name in TEST_FILES if not (plain / "test" / name).is_file()] == []
 
 
-def test_the_config_of_a_run_repeats_the_run(plain):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_config_of_a_run_repeats_the_run(system, plain):
     saved = yaml.safe_load((plain / "config.yaml").read_text(encoding="utf-8"))
-    assert saved["model"]["init_args"]["width"] == 16  # the overlay's, not the system's
+    assert saved["data"]["init_args"]["synthetic_samples"] == 240  # the overlay's, not the system's
     main(["fit", "--config", str(plain / "config.yaml"), "--name", "again"])
-    again = weights(Path("runs/signs/again/checkpoints/last.ckpt"))
+    again = weights(Path(f"runs/{system}/again/checkpoints/last.ckpt"))
     first = weights(plain / "checkpoints/last.ckpt")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_reloading_needs_no_data_and_gives_the_test_probabilities(plain, tmp_path):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_reloading_needs_no_data_and_gives_the_test_probabilities(system, plain):
     model = LightningModule.load_from_checkpoint(plain / "checkpoints/best.ckpt", map_location="cpu").eval()
-    assert type(model).__name__ == "SignClassifier"
+    assert f"modules.{system}" in type(model).__module__
     assert model.loss.label_smoothing == 0.1
     stored = np.load(plain / "test" / "predictions_test.npz")
     assert model.class_names == stored["class_names"].tolist()
 
-    from datamodules.signs import SignsData
-
-    data = SignsData(synthetic_samples=240, max_len=96, minirocket=False)
-    data.setup("fit")
+    data = data_of_run(plain, torch.load(plain / "checkpoints/best.ckpt", weights_only=True))
     rows = {name: i for i, name in enumerate(data.records["id"])}
-    for i in range(0, len(stored["id"]), 7):
-        frames = torch.from_numpy(np.asarray(data._arrays.sequence(rows[stored["id"][i]])))[None]
+    chosen = [rows[name] for name in stored["id"]]
+    for row, expected in list(zip(chosen, stored["prob"], strict=True))[::7]:  # alone: without the padding of a batch
+        batch = data.dataset(np.array([row]), train=False).__getitems__(IndexBatch([row], 1, 1.0, 0, 0))
         with torch.no_grad():
-            prob = model.net(frames, torch.ones(frames.shape[:2], dtype=torch.bool)).softmax(1)[0]
-        np.testing.assert_allclose(prob.numpy(), stored["prob"][i], atol=1e-5)
+            prob = model.net(**model.net_inputs(batch)).softmax(1)[0]
+        np.testing.assert_allclose(prob.numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", SYNTHETIC, ids=lambda path: path.stem)
-def test_each_variant_trains_and_differs_from_the_plain_recipe(variant, plain):
-    run = fit("v", "--config", str(variant), "--trainer.max_epochs", "1")
-    state = weights(run / "checkpoints/last.ckpt")
+@pytest.mark.parametrize(("system", "variant"), VARIANTS, ids=lambda value: getattr(value, "stem", None) or "")
+def test_each_variant_trains_and_differs_from_the_plain_recipe(system, variant, plain, tmp_path_factory):
+    models = tmp_path_factory.getbasetemp() / f"models of {system}"
+    models.mkdir(exist_ok=True)
+    words = ["--config", str(variant), *toy(system).words(variant, models), "--trainer.max_epochs", "1"]
+    made = fit("v", *words, system=system)
+    state = weights(made / "checkpoints/last.ckpt")
     base = weights(plain / "checkpoints/last.ckpt")
-    assert state.keys() != base.keys() or any(not torch.equal(state[name], base[name]) for name in base)
+    assert state.keys() != base.keys() or any(
+        state[name].shape != base[name].shape or not torch.equal(state[name], base[name]) for name in base
+    )
+    assert json.loads((made / "fit" / "metrics.json").read_text(encoding="utf-8"))["values"]
     assert (
-        json.loads((run / "run.json").read_text())["config_hash"]
+        json.loads((made / "run.json").read_text())["config_hash"]
         != json.loads((plain / "run.json").read_text())["config_hash"]
     )
 

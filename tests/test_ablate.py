@@ -1,5 +1,7 @@
 """Ablations: the file, what a run folder says about itself, numbers against scikit-learn, and one that really runs."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -264,3 +266,21 @@ def test_an_ablation_runs_goes_on_and_redoes_only_what_changed(tmp_path, capsys)
     assert config["model"]["init_args"]["dropout"] == 0.6 and config["split"]["fold"] == 0
     kept = [p for p in stamps if "base" in str(p)]
     assert len(kept) == 2 and all(p.stat().st_mtime_ns == stamps[p] for p in kept)
+
+
+@pytest.mark.slow
+def test_rounds_are_a_cell_judged_by_their_result(tmp_path):
+    quick = {f"probes.{name}": False for name in ("padding", "gradients", "batch_order", "batch_size", "initial_loss")}
+    common = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "report.baselines": False, **quick}
+    cells = {"boost": {"rounds": {"method": "boosting", "rounds": 2}, "hoped": "+2 to +3"}}
+    ablate(write(tmp_path / "toy.yaml", cells=cells, set=common), bootstrap=20)
+    folder = tmp_path / "runs" / "signs" / "toy"
+    table = pd.read_csv(folder / "ablation.csv").set_index("cell")
+    result = (
+        folder / "boost" / "seed-0" / json.loads((folder / "boost" / "seed-0" / "rounds.json").read_text())["result"]
+    )
+    stored = Predictions.load(result / "test" / "predictions_test.npz")
+    assert table.loc["boost", "accuracy"] == pytest.approx((stored.prob.argmax(1) == stored.y).mean())
+    assert table.loc["boost", "macro_f1_difference"] == pytest.approx(
+        table.loc["boost", "macro_f1"] - table.loc["base", "macro_f1"]
+    )

@@ -7,6 +7,7 @@ key or a network. What the panels show is logged by ``RunReport`` and the system
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,11 +21,38 @@ CURVES = {
     "Training": ["train/loss", "train/accuracy", "lr", "grad/norm", "grad/clipped_share"],
     "Validation": ["val/loss", "val/nll", "val/accuracy", "val/macro_f1", "val/top3", "val/ece"],
 }
-TEST_METRICS = ["test/accuracy", "test/macro_f1", "test/top3", "test/nll", "test/ece"]
 PICTURES = ["test/confusion", "test/calibration", "test/per_class", "fit/confusion", "fit/calibration", "report"]
-TABLES = ["test/per_class_table", "fit/per_class_table"]
-# The first metric judges a run: runs are sorted by it and it is pinned in the table.
-SYSTEMS = {"signs": ["val/macro_f1", "test/macro_f1", "test/accuracy"]}
+TABLES = ["test/per_class_table", "test/mistakes_table", "fit/per_class_table", "fit/mistakes_table"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the workspace of a system shows beyond what all have.
+
+    Attributes:
+        judged: Metrics that are pinned in the table; runs are sorted by the first.
+        top: Guesses of the top-k accuracy on test.
+        curves: Further sections of curves.
+    """
+
+    judged: tuple[str, ...]
+    top: int = 3
+    curves: dict[str, list[str]] | None = None
+
+
+SYSTEMS = {
+    "signs": Shown(("val/macro_f1", "test/macro_f1", "test/accuracy")),
+    "papers": Shown(
+        ("val/macro_f1", "test/macro_f1", "test/accuracy"),
+        top=2,
+        curves={"Further tasks": ["train/aux_crosslist", "train/aux_learning", "train/aux_length"]},
+    ),
+}
+
+
+def test_metrics(system: str) -> list[str]:
+    """Return the metrics of the test part that have a bar each."""
+    return [f"test/{name}" for name in ("accuracy", "macro_f1", f"top{SYSTEMS[system].top}", "nll", "ece")]
 
 
 def build(system: str, project: str, entity: str) -> "Workspace":
@@ -49,19 +77,19 @@ def build(system: str, project: str, entity: str) -> "Workspace":
         from wandb_workspaces.reports import v2 as wr
     except ImportError as error:
         raise ImportError(MISSING) from error
-    judged = SYSTEMS[system]
+    shown = SYSTEMS[system]
     curves = [
         ws.Section(
             name=name,
             panels=[wr.LinePlot(title=metric, x="epoch", y=[metric], log_y=metric == "lr") for metric in metrics],
             is_open=True,
         )
-        for name, metrics in CURVES.items()
+        for name, metrics in (CURVES | (shown.curves or {})).items()
     ]
     test = ws.Section(
         name="Test",
         panels=[
-            *(wr.BarPlot(title=metric, metrics=[wr.SummaryMetric(metric)]) for metric in TEST_METRICS),
+            *(wr.BarPlot(title=metric, metrics=[wr.SummaryMetric(metric)]) for metric in test_metrics(system)),
             *(wr.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES),
             *(wr.WeavePanelSummaryTable(table_name=name) for name in TABLES),
         ],
@@ -74,8 +102,8 @@ def build(system: str, project: str, entity: str) -> "Workspace":
         sections=[*curves, test],
         settings=ws.WorkspaceSettings(x_axis="epoch", sort_panels_alphabetically=False),
         runset_settings=ws.RunsetSettings(
-            order=[ws.Ordering(ws.Summary(judged[0]), ascending=False)],
-            pinned_columns=[f"summary:{metric}" for metric in judged],
+            order=[ws.Ordering(ws.Summary(shown.judged[0]), ascending=False)],
+            pinned_columns=[f"summary:{metric}" for metric in shown.judged],
         ),
     )
 

@@ -14,11 +14,11 @@ def panels(workspace: dict) -> list[dict]:
     return [panel for section in sections for panel in section["panels"]]
 
 
-@pytest.fixture(scope="module")
-def workspace():
+@pytest.fixture(scope="module", params=["papers", "signs"])
+def workspace(request):
     from lightning_project.dashboard import model
 
-    return model("signs", "demo", "somebody")
+    return model(request.param, "demo", "somebody")
 
 
 def test_it_has_a_curve_for_every_epoch_metric(workspace):
@@ -43,6 +43,24 @@ def test_its_names_are_those_that_the_code_logs():
     assert all(f'"{name}"' in code["gradient_clipping"] for name in CURVES["Training"] if name.startswith("grad/"))
     report = "".join(code[name] for name in ("report_wandb", "report_stage"))
     assert all(name.rsplit("/", 1)[-1] in report for name in [*PICTURES, *TABLES])
+
+
+def test_every_system_has_a_dashboard():
+    from lightning_project.dashboard import SYSTEMS
+    from tests.running import SYSTEMS as KNOWN
+
+    assert set(SYSTEMS) == set(KNOWN)
+
+
+def test_papers_show_their_further_tasks_their_top_2_and_the_papers_that_were_taken_for_others():
+    from lightning_project.dashboard import model
+    from modules.papers import Auxiliary
+
+    text = json.dumps(model("papers", "demo", "somebody"))
+    tasks = Auxiliary(1, 1, 1).weights()
+    assert all(f'"train/aux_{name}"' in text for name in tasks) and len(tasks) == 3
+    assert "test/top2" in text and "test/top3" not in text and '"test/mistakes_table"' in text
+    assert "train/aux" not in json.dumps(model("signs", "demo", "somebody"))
 
 
 def test_runs_are_sorted_by_the_metric_that_judges_them(workspace):

@@ -22,31 +22,29 @@ def fit_tfidf(texts: Sequence[str], y: np.ndarray, num_classes: int) -> PredictT
         num_classes: Columns of the result.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
 
     table = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
-    model = _regression().fit(table.fit_transform(texts), y)
+    model = LogisticRegression(class_weight="balanced", max_iter=2000).fit(table.fit_transform(texts), y)
     return lambda rows: _columns(model, table.transform, rows, num_classes)
 
 
 def fit_vectors(vectors: np.ndarray, y: np.ndarray, num_classes: int) -> PredictVectors:
-    """Logistic regression with balanced classes on standardised vectors of a frozen encoder.
+    """Logistic regression on vectors of a frozen encoder, each scaled to unit length.
+
+    On held-out training papers of arXiv this had a better accuracy and macro-F1 than balanced classes, standardised
+    vectors, or vectors as they are.
 
     Args:
         vectors: (N, D) of the training rows.
         y: (N,) class indices.
         num_classes: Columns of the result.
     """
-    from sklearn.preprocessing import StandardScaler
-
-    scale = StandardScaler().fit(vectors)
-    model = _regression().fit(scale.transform(vectors), y)
-    return lambda rows: _columns(model, scale.transform, rows, num_classes)
-
-
-def _regression() -> Any:  # noqa: ANN401  # scikit-learn has no type stubs
     from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import normalize
 
-    return LogisticRegression(class_weight="balanced", max_iter=2000)
+    model = LogisticRegression(C=5.0, max_iter=2000).fit(normalize(vectors), y)
+    return lambda rows: _columns(model, normalize, rows, num_classes)
 
 
 def _columns(model: Any, transform: Callable[[Any], Any], rows: Any, num_classes: int) -> np.ndarray:  # noqa: ANN401

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -74,13 +75,15 @@ class PapersClassifier(Classifier):
         block: Tokens of a block of the hierarchical pooling.
         cross: Cross-attention: none, the title asks the abstract, or both ask.
         cross_heads: Its heads.
-        term_width: Size of the wide part.
+        term_width: Size of a term's vector in the wide part.
         head: Widths of the head's hidden blocks; none is a linear head.
         activation: Activation of the head.
         dropout: Dropout of the head.
         encoder_dropout: Dropout of the encoder's states.
         tuning: What is trained, and how fast.
         auxiliary: Weights of further tasks.
+        prior_shift: How far decisions move towards rare classes after training: this times the log share of each class
+            is taken from its score (Menon et al. 2021); 1 judges as if classes were equally frequent.
         mixup_alpha: Beta parameter of mixup of the fused vectors; 0 switches it off.
         decay_all: Decay norms, biases and embeddings, too.
         compile_net: Compile the network with ``torch.compile``.
@@ -118,6 +121,7 @@ class PapersClassifier(Classifier):
         encoder_dropout: float = 0.1,
         tuning: Tuning = Tuning(),  # noqa: B008  # frozen
         auxiliary: Auxiliary = Auxiliary(),
+        prior_shift: float = 0.0,
         mixup_alpha: float = 0.0,
         decay_all: bool = False,
         compile_net: bool = False,
@@ -127,6 +131,7 @@ class PapersClassifier(Classifier):
         self.optimizer, self.schedule, self.schedule_interval = optimizer, schedule, schedule_interval
         self.loss = loss if loss is not None else CrossEntropy(label_smoothing=0.1)
         self.mixup_alpha, self.decay_all, self.compile_net = mixup_alpha, decay_all, compile_net
+        self.prior_shift = prior_shift
         self.encoder, self.tuning, self.tasks = encoder, tuning, auxiliary.weights()
         self._net_settings: dict[str, Any] = {
             "encoding": encoding,
@@ -170,6 +175,8 @@ class PapersClassifier(Classifier):
             auxiliary={name: outputs[name] for name in self.tasks},
             **self._net_settings,
         )
+        # saved with the weights: what is predicted later has no labels to count
+        self.register_buffer("log_share", torch.zeros(sizes["num_classes"]))
         self.build_metrics(sizes["num_classes"], self.tasks)
 
     def setup(self, stage: str) -> None:
@@ -187,6 +194,9 @@ class PapersClassifier(Classifier):
         if stage == "fit" and self.tasks and not getattr(data, "auxiliary", False):
             raise ClassMapError(f"the tasks {sorted(self.tasks)} need data.auxiliary: true")
         super().setup(stage)
+        if stage != "predict":
+            counts = torch.as_tensor(data.class_counts("train"), dtype=torch.float32)
+            self.log_share.copy_((counts / counts.sum()).log())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups by depth and by what is new."""
@@ -195,8 +205,9 @@ class PapersClassifier(Classifier):
         return tuning_groups(self, net.encoders, added, self.tuning, self.optimizer, self.decay_all)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Return logits, or for several labels the log of each one's sigmoid: its softmax is their share."""
-        return F.logsigmoid(logits) if isinstance(self.loss, MultiLabel) else logits
+        """Return shifted logits, or for several labels the log of each one's sigmoid: its softmax is their share."""
+        found = F.logsigmoid(logits) if isinstance(self.loss, MultiLabel) else logits
+        return found - self.prior_shift * self.log_share if self.prior_shift else found
 
     def target(self, batch: Batch) -> Tensor:
         """Return the classes (B,), or all labels (B, C) of each paper; zeros for a paper without one."""

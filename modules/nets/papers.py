@@ -51,7 +51,7 @@ class PapersNet(nn.Module):
         encoding: One encoder for both fields, one each, or one text.
         num_keywords: Keywords of the vocabulary; 0 leaves the graph out.
         num_terms: Terms of the vocabulary; 0 leaves the wide part out.
-        term_width: Size of the wide part.
+        term_width: Size of a term's vector in the wide part.
         auxiliary: Outputs of each auxiliary head, by name.
         pooling: How token states become one vector.
         block: Tokens of a block of the hierarchical pooling.
@@ -104,8 +104,8 @@ class PapersNet(nn.Module):
         asking = {"none": (), "one_way": FIELDS[:1], "two_way": FIELDS}[cross]
         self.cross = nn.ModuleDict({field: CrossAttention(width, cross_heads) for field in asking})
         self.graph = KeywordGraph(num_keywords, width) if num_keywords else None
-        self.terms = Terms(num_terms, term_width) if num_terms else None
-        fused = width * (len(self.fields) + bool(num_keywords)) + term_width * bool(num_terms)
+        self.terms = Terms(num_terms, term_width, num_classes, dropout) if num_terms else None
+        fused = width * (len(self.fields) + bool(num_keywords))
         self.head = Head(fused, head if head is not None else [512, 256, 128], num_classes, activation, dropout)
         self.auxiliary = nn.ModuleDict({name: nn.Linear(fused, size) for name, size in (auxiliary or {}).items()})
         for part in (self.pools, self.head, self.auxiliary):
@@ -178,14 +178,10 @@ class PapersNet(nn.Module):
             words = _needed(keyword_ids, "keyword_ids"), _needed(keyword_weights, "keyword_weights")
             real, links = _needed(keyword_mask, "keyword_mask"), _needed(keyword_links, "keyword_links")
             fused = torch.cat([fused, self.graph(*words, real, links)], dim=1)
+        logits = self.head(_mixed(fused, mix_pairs, mix_share))
         if self.terms is not None:
             found = _needed(term_ids, "term_ids"), _needed(term_weights, "term_weights"), _needed(term_mask, "term_mask")
-            fused = torch.cat([fused, self.terms(*found)], dim=1)
-        mixed = fused
-        if mix_pairs is not None and mix_share is not None:
-            share = mix_share.to(fused.dtype).unsqueeze(1)
-            mixed = share * fused + (1 - share) * fused[mix_pairs]
-        logits = self.head(mixed)
+            logits = logits + self.terms.scores(_mixed(self.terms(*found), mix_pairs, mix_share))
         if not self.auxiliary:
             return logits
         return {"logits": logits} | {name: layer(fused) for name, layer in self.auxiliary.items()}
@@ -224,6 +220,13 @@ class PapersNet(nn.Module):
             other = FIELDS[field == FIELDS[0]]
             states[field] = layer(asked[field], asked[other], masks[other])
         return states, masks
+
+
+def _mixed(vectors: Tensor, pairs: Tensor | None, share: Tensor | None) -> Tensor:
+    if pairs is None or share is None:
+        return vectors
+    share = share.to(vectors.dtype).unsqueeze(1)
+    return share * vectors + (1 - share) * vectors[pairs]
 
 
 def _needed(value: Tensor | None, name: str) -> Tensor:

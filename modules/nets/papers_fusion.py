@@ -71,19 +71,22 @@ def _spread(mask: Tensor, links: Tensor) -> Tensor:
 
 
 class Terms(nn.Module):
-    """The wide part: a weighted sum of one vector per known term of the paper (Cheng et al. 2016, wide and deep).
+    """The wide part: a weighted sum of one vector per known term gives class scores (Cheng et al. 2016, wide and deep).
 
     Args:
         num_terms: Known terms.
-        width: Size of the result.
+        width: Size of a term's vector.
+        num_classes: Classes.
+        dropout: Dropout of the sum.
     """
 
-    def __init__(self, num_terms: int, width: int) -> None:
+    def __init__(self, num_terms: int, width: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.bag = nn.EmbeddingBag(num_terms, width, mode="sum")
+        self.scores = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(width, num_classes))
+        # Not normalised: a sum that starts near zero lets rare terms stay small, one of unit size learns them by heart.
         nn.init.normal_(self.bag.weight, 0.0, 0.02)
-        self.norm = nn.LayerNorm(width)  # sums of TF-IDF weights are small beside pooled states
 
     def forward(self, ids: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, width) from ids (B, K) int64, weights (B, K) float and mask (B, K) bool, True = real term."""
-        return self.norm(self.bag(ids, per_sample_weights=weights.masked_fill(~mask, 0.0).to(self.bag.weight.dtype)))
+        """Return the sum (B, width) of ids (B, K) int64, weights (B, K) float, mask (B, K) bool, True = real term."""
+        return self.bag(ids, per_sample_weights=weights.masked_fill(~mask, 0.0).to(self.bag.weight.dtype))

@@ -198,3 +198,13 @@ def test_a_full_disk_is_said_before_the_work(encoder, monkeypatch):
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EncoderStates("x", **wrong)
+
+
+def test_means_of_stored_states_need_no_pass_and_are_the_same(encoder, tmp_path, monkeypatch):
+    ids = texts()
+    fresh = EncoderStates(encoder, cache=str(tmp_path / "other")).vectors(ids)
+    source = EncoderStates(encoder)
+    source.get(ids)
+    count = passes(monkeypatch)
+    np.testing.assert_allclose(source.vectors(ids), fresh, atol=1e-6)
+    assert not count

@@ -6,7 +6,7 @@ import torch
 
 from tests.running import ROOT
 
-UNITS = {"signs": 96, "papers": 48}  # system -> places of a sample that is padded to the maximum, at toy size
+UNITS = {"signs": 96, "papers": 72}  # system -> places of a sample that is padded to the maximum, at toy size
 
 
 @pytest.mark.slow
@@ -18,6 +18,7 @@ def test_fit_and_the_bare_loop_compute_the_same(system, tmp_path):
 
     config = [f"configs/{system}.yaml", f"tests/fake_data/{system}_tiny.yaml"]
     quick = ["--trainer.accelerator=cpu", "--data.synthetic_samples=240"]
+    quick += ["--data.title_len=40"] if system == "papers" else []  # or every text is cut at the same length
     step = measure(config, "benchmarks.rounds.Interleave", [*epochs(3), *quick], tmp_path)
     padding = measure(config, "benchmarks.rounds.Padding", ["--trainer.callbacks.rounds=2", *quick], tmp_path)
     # bit-equal for the first steps; then rounding, which differs with where a tensor lies in memory

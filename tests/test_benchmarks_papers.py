@@ -70,12 +70,19 @@ def test_fit_and_the_trainer_train_the_same_on_the_same_papers(tmp_path):
     from benchmarks.common import epochs, measure
     from benchmarks.hf_trainer import FUSED, describe
 
-    words = [*epochs(3), FUSED, "--trainer.callbacks.turn=3", "--model.dropout=0", "--model.encoder_dropout=0"]
+    words = [
+        *epochs(3),
+        FUSED,
+        "--data.title_len=40",
+        "--trainer.callbacks.turn=3",
+        "--model.dropout=0",
+        "--model.encoder_dropout=0",
+    ]
     found = measure(CONFIG, "benchmarks.hf_trainer.BesideTrainer", [*words, *QUICK], tmp_path)
     assert found["rounds"] == 2 and found["steps"] > 5 and 0.1 < found["ratio"] < 10
     # the same start, loss, rates and papers, in other orders
     assert found["trainer_loss"] == pytest.approx(found["fit_loss"], rel=0.05)
-    assert 0 <= found["trainer_padding"] < 0.3 and 0 <= found["fit_padding"] < 0.3
+    assert 0 < found["trainer_padding"] < 0.3 and 0 < found["fit_padding"] < 0.3
     assert "target at most 0.95" in describe(found)
 
 
@@ -85,14 +92,14 @@ def test_the_network_in_the_trainer_is_a_copy_with_the_groups_of_the_system():
     from modules.nets.papers_encoder import SmallEncoder
     from modules.papers import PapersClassifier
 
-    sizes = {"num_classes": 4, "vocab_size": 50, "num_keywords": 0, "num_crosslists": 0, "input_width": 0}
+    sizes = dict.fromkeys(PapersClassifier.SIZES, 0) | {"num_classes": 4, "vocab_size": 50}
     system = PapersClassifier(
         optimizer=partial(torch.optim.AdamW, lr=1e-3), encoder=SmallEncoder(16, 1, 2, 16), **sizes
     )
     own = system.net
     net, _, groups = copied(system)
     assert system.net is own and net is not own
-    inside = {id(parameter) for parameter in net.parameters()}
+    inside = {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
     assert {id(parameter) for group in groups for parameter in group["params"]} == inside
     shapes = [[[p.shape for p in group["params"]] for group in some] for some in (groups, system.parameter_groups())]
     assert shapes[0] == shapes[1]
@@ -110,7 +117,7 @@ def test_the_second_epoch_of_cached_states_makes_no_pass_of_the_encoder(tmp_path
     for side, words in words_of(str(encoder), tmp_path).items():
         found[side] = measure(CONFIG[:1], "benchmarks.states.Passes", [*words, *epochs(2), *SMALL], tmp_path / side)
     network, cached = found["network"], found["cached"]
-    assert network["passes"][1] == network["passes"][0] > 10
+    assert network["passes"][1] == network["passes"][0] > 4
     assert cached["passes"] == [0, 0] and cached["passes_before"] > 0
     assert "passes in the second epoch: 0; target 0: reached" in describe(network, cached)
 

@@ -1,6 +1,7 @@
 """Notebooks are made from the scripts beside them, define nothing, and run over run folders that the report wrote."""
 
 import ast
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,7 +14,11 @@ SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 
 
 def test_every_notebook_has_its_script_and_the_other_way_round():
-    assert {p.stem for p in SCRIPTS} == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")} >= {"signs", "compare"}
+    assert (
+        {p.stem for p in SCRIPTS}
+        == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+        >= {"signs", "papers", "compare"}
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -56,10 +61,27 @@ def write_run(folder: Path, seed: int) -> Path:
     return folder
 
 
+def papers_run(folder: Path) -> Path:
+    """A tiny run of `papers`: fitted, tested, explained, and beside an ablation's table."""
+    from callbacks.report_files import write_csv
+    from tests.running import run
+
+    with contextlib.chdir(folder):
+        run(["fit", "--name", "tiny"], system="papers")
+        judged = ["--name", "tiny", "--ckpt_path", "best"]
+        run(["test", *judged], system="papers")
+        run(["explain", *judged, "--data.predict_part", "val", "--limit", "2"], system="papers")
+    cells = {"cell": ["base", "focal"], "macro_f1": [0.5, 0.6], "macro_f1_std": [0.1, 0.1], "verdict": ["", "helped"]}
+    write_csv(folder / "runs" / "papers" / "ablation" / "ablation.csv", pd.DataFrame(cells))
+    return folder / "runs" / "papers" / "tiny"
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """Outputs of both notebooks, and of `compare` over runs that do not fit; one kernel, since each costs a start."""
+    """Outputs of the notebooks, and of `compare` over runs that do not fit; one kernel, since each costs a start."""
     from callbacks.report_files import Predictions
+
+    papers = papers_run(tmp_path_factory.mktemp("papers"))
 
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     folder = tmp_path_factory.mktemp("signs")
@@ -78,6 +100,8 @@ def outputs(tmp_path_factory):
     refused[0].metadata["tags"] = ["raises-exception"]
     plan = {
         "signs": [setting(RUN=str(first)), *cells("signs")],
+        "papers": [setting(RUN=str(papers), ABLATION=str(papers.parent / "ablation")), *cells("papers")],
+        "papers alone": [setting(ABLATION=str(papers)), *cells("papers")[-2:]],
         "compare": [setting(RUNS=os.pathsep.join([str(first), str(second)])), *cells("compare")],
         "refused": [setting(RUNS=os.pathsep.join([str(first), str(other)])), *refused],
     }
@@ -99,6 +123,20 @@ def test_the_signs_notebook_runs(outputs):
     tables = "\n".join(shown(outputs["signs"], "text/html"))
     assert "majority" in tables and "Gracias" in tables and "first" in tables
     assert "30 samples in 15 groups" in "\n".join(shown(outputs["signs"], "text/markdown"))
+
+
+def test_the_papers_notebook_runs(outputs):
+    assert len(shown(outputs["papers"], "image/png")) == 3, "curves, confusion matrix and calibration are drawn"
+    tables = "\n".join(shown(outputs["papers"], "text/html"))
+    assert "tfidf" in tables and "f1 of tfidf" in tables and "cs.AI" in tables
+    assert "abstract" in tables and "all_categories" in tables, "mistakes stand with their text"
+    assert "focal" in tables and "macro_f1_std" not in tables
+    text = "\n".join(shown(outputs["papers"], "text/markdown"))
+    assert "papers in" in text and "**: cs." in text, "explained papers stand with their answers"
+
+
+def test_the_papers_notebook_does_without_an_ablation(outputs):
+    assert "No ablation at" in "\n".join(shown(outputs["papers alone"], "text/markdown"))
 
 
 def test_the_comparison_notebook_runs(outputs):

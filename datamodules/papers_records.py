@@ -25,6 +25,7 @@ MENDS: dict[Policy, str] = {
 }
 SHOWN = 5  # problems of one kind in a message
 COLUMNS = ("id", "group", "hash", "label", "given", "title", "abstract", "all_categories", "published")
+OPENING = 25  # words; two papers that begin with the same ones were written together
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Facts:
         conflicts: One line for each paper under several labels.
         conflict_ids: The ids of their rows.
         dropped: Rows left out by the policy "drop".
+        twins: Other papers whose abstract begins with the same words as an earlier one's.
     """
 
     rows: int = 0
@@ -63,6 +65,7 @@ class Facts:
     conflicts: list[str] = field(default_factory=list)
     conflict_ids: list[str] = field(default_factory=list)
     dropped: int = 0
+    twins: int = 0
 
     def counts(self, policy: Policy) -> dict[str, int | str]:
         """Plain numbers for the report."""
@@ -73,6 +76,7 @@ class Facts:
             "label_conflicts": len(self.conflicts),
             "conflict_policy": policy,
             "dropped": self.dropped,
+            "twins": self.twins,
         }
 
     def lines(self, policy: Policy) -> list[str]:
@@ -97,6 +101,10 @@ class Facts:
             message = (f"{self.duplicates} rows repeat a paper (same id or normalised title); they share its group and "
                        f"{self.repeated} with the same id are left out.")  # fmt: skip
             found.append(Finding("repeated_paper", "info", message, self.duplicates))
+        if self.twins:
+            message = (f"{self.twins} papers begin their abstract with the same {OPENING} words as another one (sister "
+                       "papers of one group of authors); they keep their labels and share its group.")  # fmt: skip
+            found.append(Finding("sister_paper", "info", message, self.twins))
         return found
 
 
@@ -177,6 +185,9 @@ def make_records(
             raise DataError(f"{source.name}: every paper has several labels; choose --data.conflicts primary")
     else:
         rows["label"] = _resolved(rows, several, set(names))
+    papers = rows["group"].nunique()
+    rows["group"] = _with_sisters(rows)
+    facts.twins = papers - rows["group"].nunique()
     if time_split is not None:
         rows["given"] = _parts(rows, time_split)
     first = ~rows["id"].duplicated()
@@ -289,6 +300,30 @@ def _groups(rows: pd.DataFrame) -> list[str]:
             mine = root(row)
             parent[max(mine, other)] = min(mine, other)
     return [ids[root(row)] for row in range(len(ids))]
+
+
+def _with_sisters(rows: pd.DataFrame) -> list[str]:
+    """Group of each row, with papers joined whose abstracts begin with the same words.
+
+    Authors of several papers at a time copy their first sentences: the twin of a test paper in training would tell more
+    than the text of another paper does. They stay papers of their own, each with its label.
+    """
+    own = dict.fromkeys(rows["group"])
+    parent = {name: name for name in own}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    place = {name: i for i, name in enumerate(own)}
+    seen: dict[str, str] = {}
+    for name, abstract in zip(rows["group"], rows["abstract"], strict=True):
+        words = normal_title(abstract).split()[:OPENING]
+        if len(words) == OPENING:
+            first, second = sorted((root(seen.setdefault(" ".join(words), name)), root(name)), key=place.__getitem__)
+            parent[second] = first
+    return [root(name) for name in rows["group"]]
 
 
 def _note_conflicts(source: Source, rows: pd.DataFrame, facts: Facts, policy: Policy) -> None:

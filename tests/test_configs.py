@@ -181,7 +181,8 @@ def test_an_ablation_names_configs_that_exist_and_settings_that_parse(path, monk
             config = resolved([*plan.words(), *cell.words()])
             assert config not in seen, f"{cell.name} is the same as another cell"
             seen.append(config)
-    assert shared in seen and len(plan.cells) > 12
+    assert shared in seen
+    assert len(plan.cells) > (4 if path.stem == "papers_states" else 12), "a table of techniques; of poolings and fusions"
 
 
 @pytest.mark.parametrize("base", BASES, ids=name_of)

@@ -146,3 +146,17 @@ def test_papers_that_are_known_already_join_their_group():
     titles = {"1v3": "A new title", "9": "OTHER things", "8": "No one knows", "7": "no one knows."}
     rows = source(*[(name, title, "", "", "") for name, title in titles.items()]).rows
     assert joined_groups(rows, records) == ["1", "2", "8", "8"]
+
+
+def test_sister_papers_share_a_group_and_keep_their_labels():
+    """Different papers of the same authors with the same first sentences: the audit found a pair in real data."""
+    opening = " ".join(f"word{i}" for i in range(25))
+    data = source(
+        ("1", "Batteries", "cs.LG", "cs.LG", ""), ("2", "Other", "cs.CV", "cs.CV", ""), ("3", "Cells", "cs.AI", "", "")
+    )
+    data.rows["abstract"] = [f"{opening} one way.", f"{opening.rsplit(' ', 1)[0]} another way.", f"{opening} and more."]
+    records, _, facts = made(data)
+    assert records["group"].tolist() == ["1", "2", "1"] and records["label"].tolist() == ["cs.LG", "cs.CV", "cs.AI"]
+    assert facts.twins == 1 and not facts.conflicts and not facts.duplicates
+    assert [finding.kind for finding in facts.findings("primary")] == ["sister_paper"]
+    made(data, policy="refuse")  # their labels are no conflict

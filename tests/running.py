@@ -109,7 +109,7 @@ def launch(
     words: list[str],
     config: bool = True,
     env: dict[str, str] | None = None,
-    timeout: float = 300,
+    timeout: float = 500,
     system: str = "signs",
 ) -> Finished:
     """Run a command in its own process, in the current folder, and wait for its end."""

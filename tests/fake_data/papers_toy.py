@@ -10,7 +10,7 @@ import yaml
 from tests.fake_data.translators import write_marian
 
 LAYERS = {"bert": 6, "roberta": 2, "deberta-v2": 2}
-SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 200}
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 512}
 
 
 def write(folder: Path, labels: bool = True, rename: dict[str, str] | None = None) -> Path:

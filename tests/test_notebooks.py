@@ -93,15 +93,18 @@ def outputs(tmp_path_factory):
     def cells(name):
         return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
 
+    def first_code(name):
+        return next(cell for cell in cells(name) if cell.cell_type == "code")
+
     def setting(**environment):
         return nbformat.v4.new_code_cell(f"import os; os.environ.update({environment!r})")
 
-    refused = [next(cell for cell in cells("compare") if cell.cell_type == "code")]
+    refused = [first_code("compare")]
     refused[0].metadata["tags"] = ["raises-exception"]
     plan = {
         "signs": [setting(RUN=str(first)), *cells("signs")],
         "papers": [setting(RUN=str(papers), ABLATION=str(papers.parent / "ablation")), *cells("papers")],
-        "papers alone": [setting(ABLATION=str(papers)), *cells("papers")[-2:]],
+        "papers alone": [setting(ABLATION=str(papers)), first_code("papers"), cells("papers")[-1]],
         "compare": [setting(RUNS=os.pathsep.join([str(first), str(second)])), *cells("compare")],
         "refused": [setting(RUNS=os.pathsep.join([str(first), str(other)])), *refused],
     }

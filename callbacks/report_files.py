@@ -151,7 +151,8 @@ class Baselines:
     """What the simple models said about the samples of stored predictions.
 
     Attributes:
-        id: (N,) record names, in the order of the labelled predictions. names: (M,) the models. prob: (M, N, C) float32.
+        id: (N,) record names, in the order of the labelled predictions. names: (M,) models.
+        prob: (M, N, C) float32.
     """
 
     id: np.ndarray
@@ -192,6 +193,8 @@ class Baselines:
             DataError: They are not about these samples.
         """
         if list(self.id) != list(found.id):
-            raise DataError(f"the stored baseline {name!r} is about other samples than the predictions; run `test` again")
+            raise DataError(
+                f"the stored baseline {name!r} is about other samples than the predictions; run `test` again"
+            )
         prob = self.prob[list(self.names).index(name)]
         return Predictions(found.id, found.group, found.y, prob, found.class_names)

@@ -182,7 +182,8 @@ def test_an_ablation_names_configs_that_exist_and_settings_that_parse(path, monk
             assert config not in seen, f"{cell.name} is the same as another cell"
             seen.append(config)
     assert shared in seen
-    assert len(plan.cells) > (4 if path.stem == "papers_states" else 12), "a table of techniques; of poolings and fusions"
+    wanted = 5 if path.stem == "papers_states" else 13  # poolings and fusions; techniques
+    assert len(plan.cells) >= wanted
 
 
 @pytest.mark.parametrize("base", BASES, ids=name_of)

@@ -180,8 +180,9 @@ class PapersNet(nn.Module):
             fused = torch.cat([fused, self.graph(*words, real, links)], dim=1)
         logits = self.head(_mixed(fused, mix_pairs, mix_share))
         if self.terms is not None:
-            found = _needed(term_ids, "term_ids"), _needed(term_weights, "term_weights"), _needed(term_mask, "term_mask")
-            logits = logits + self.terms.scores(_mixed(self.terms(*found), mix_pairs, mix_share))
+            terms, weights = _needed(term_ids, "term_ids"), _needed(term_weights, "term_weights")
+            wide = self.terms(terms, weights, _needed(term_mask, "term_mask"))
+            logits = logits + self.terms.scores(_mixed(wide, mix_pairs, mix_share))
         if not self.auxiliary:
             return logits
         return {"logits": logits} | {name: layer(fused) for name, layer in self.auxiliary.items()}

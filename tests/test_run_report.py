@@ -274,7 +274,11 @@ def test_the_surest_mistakes_are_listed_with_what_can_be_read():
     records = pd.DataFrame({"id": ids[::-1], "label": "x", "title": ["D", "C", "B", "A"], "line": [4, 3, 2, 1]})
     table = mistakes(found, records)
     assert table["id"].tolist() == ["a", "d", "b"] and table["title"].tolist() == ["A", "D", "B"]
-    assert table["truth"].tolist() == ["y", "(not in training)", "y"] and table["prediction"].tolist() == ["x", "y", "x"]
+    assert table["truth"].tolist() == ["y", "(not in training)", "y"] and table["prediction"].tolist() == [
+        "x",
+        "y",
+        "x",
+    ]
     assert table["p(truth)"].tolist() == pytest.approx([0.1, 0.0, 0.4])
     assert "label" not in table.columns and "line" not in table.columns
 

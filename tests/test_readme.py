@@ -1,5 +1,7 @@
 """What the README tells a newcomer to type exists and parses, and its set-up is what the build runs."""
 
+import importlib
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -7,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lightning_project.verbs import VERBS, WITHOUT_CONFIG
 from tests.running import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-VERBS = {"fit", "validate", "test", "predict", "audit", "compare"}
+BARE = set(WITHOUT_CONFIG)  # verbs over run folders, which take no config
 
 
 def launched() -> list[list[str]]:
@@ -33,10 +36,10 @@ def test_set_up_is_two_commands_and_the_build_runs_the_second():
 
 
 def test_every_verb_has_an_example():
-    assert {words[0] for words in launched()} == VERBS
+    assert {words[0] for words in launched()} == set(VERBS)
 
 
-@pytest.mark.parametrize("words", [w for w in launched() if w[0] not in {"compare"}], ids=" ".join)
+@pytest.mark.parametrize("words", [w for w in launched() if w[0] not in BARE], ids=" ".join)
 def test_a_launcher_command_parses(words, capsys, monkeypatch):
     """`--print_config` stops after parsing; a wrong option, key, class or file would have been refused before."""
     from lightning_project.cli import main
@@ -48,10 +51,21 @@ def test_a_launcher_command_parses(words, capsys, monkeypatch):
     assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"]
 
 
-def test_the_tiny_sample_can_be_made():
-    code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c"))
+@pytest.mark.parametrize("words", [w for w in launched() if w[0] in BARE], ids=" ".join)
+def test_a_command_without_a_config_names_files_and_options_that_exist(words):
+    own = set(inspect.signature(getattr(importlib.import_module(f"lightning_project.{words[0]}"), words[0])).parameters)
+    assert all((ROOT / word).is_file() for word in words if word.startswith("configs/"))
+    given = {word[2:] for word in words if word.startswith("--")}
+    if "words" in own:  # what is not the verb's own goes to `fit`, which the commands with a config try
+        given = {name for name in given if "." not in name and name != "config"}
+    assert given <= own
+
+
+@pytest.mark.parametrize("name", ["tiny.npz", "tiny.csv"])
+def test_the_tiny_sample_can_be_made(name):
+    code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and name in line)
     exec(code, {})
-    assert Path("tiny.npz").stat().st_size > 1000
+    assert Path(name).stat().st_size > 1000
 
 
 def test_other_commands_name_modules_that_exist():

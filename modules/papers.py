@@ -75,7 +75,8 @@ class PapersClassifier(Classifier):
         block: Tokens of a block of the hierarchical pooling.
         cross: Cross-attention: none, the title asks the abstract, or both ask.
         cross_heads: Its heads.
-        term_width: Size of a term's vector in the wide part.
+        term_width: Size of a term's vector in the wide part; 0 gives a term one score a class.
+        vector_length: Length that cached vectors are scaled to, each field by itself; ``None`` leaves them.
         head: Widths of the head's hidden blocks; none is a linear head.
         activation: Activation of the head.
         dropout: Dropout of the head.
@@ -115,6 +116,7 @@ class PapersClassifier(Classifier):
         cross: Cross = "none",
         cross_heads: int = 8,
         term_width: int = 32,
+        vector_length: float | None = None,
         head: tuple[int, ...] = (512, 256, 128),
         activation: Literal["gelu", "relu"] = "gelu",
         dropout: float = 0.35,
@@ -140,6 +142,7 @@ class PapersClassifier(Classifier):
             "cross": cross,
             "cross_heads": cross_heads,
             "term_width": term_width,
+            "vector_length": vector_length,
             "head": list(head),
             "activation": activation,
             "dropout": dropout,

@@ -518,3 +518,17 @@ def test_encoders_refuse_what_does_not_fit(folder: str, tmp_path) -> None:
     upper = UpperLayers(folder, 1)
     with pytest.raises(ValueError, match="are 8 wide"):
         upper.build(upper.shape(0), 8, True)
+
+
+def test_vectors_of_both_fields_are_scaled_to_one_length():
+    torch.manual_seed(0)
+    net = PapersNet([], 8, 3, "vectors", pooling="mean", head=[], vector_length=0.5).eval()
+    vector = torch.randn(4, 16)
+    longer = torch.cat([vector[:, :8] * 7, vector[:, 8:] * 0.1], dim=1)
+    torch.testing.assert_close(net(vector=longer), net(vector=vector))
+    unit = torch.cat([part / part.norm(dim=1, keepdim=True) for part in vector.split(8, dim=1)], dim=1)
+    torch.testing.assert_close(net(vector=vector), net.head(0.5 * unit))
+    plain = PapersNet([], 8, 3, "vectors", pooling="mean", head=[]).eval()
+    assert not torch.allclose(plain(vector=longer), plain(vector=vector))
+    with pytest.raises(ValueError, match="vector_length"):
+        PapersNet([], 8, 3, "vectors", pooling="mean", vector_length=0.0)

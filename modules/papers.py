@@ -93,6 +93,7 @@ class PapersClassifier(Classifier):
     SIZES: ClassVar[tuple[str, ...]] = (
         *("num_classes", "vocab_size", "num_keywords", "num_terms", "num_crosslists", "input_width"),
     )
+    log_share: Tensor  # of each class in training (C,)
     TARGET_SIZES: ClassVar[tuple[str, ...]] = ("num_classes", "num_crosslists")
 
     def __init__(
@@ -198,7 +199,7 @@ class PapersClassifier(Classifier):
             raise ClassMapError(f"the tasks {sorted(self.tasks)} need data.auxiliary: true")
         super().setup(stage)
         if stage != "predict":
-            counts = torch.as_tensor(data.class_counts("train"), dtype=torch.float32)
+            counts = torch.as_tensor(self.trainer.datamodule.class_counts("train"), dtype=torch.float32)  # type: ignore[attr-defined]
             self.log_share.copy_((counts / counts.sum()).log())
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -387,3 +387,19 @@ def test_hand_built_parts_are_plain():
     model = ready(system(encoder=CachedStates()), form="states")
     assert isinstance(model.loss, CrossEntropy) and model.loss.label_smoothing == 0.1
     assert isinstance(copy.deepcopy(model.net), nn.Module)
+
+
+def test_a_prior_shift_moves_decisions_and_not_the_weights():
+    """Scores lose the shift times the log share of each class; what is trained is the same."""
+    plain, shifted = system(), system(prior_shift=0.5)
+    for model in (plain, shifted):
+        fitted(model)
+    torch.testing.assert_close(weights(shifted), weights(plain), rtol=0, atol=0)
+    counts = torch.as_tensor(shifted.trainer.datamodule.class_counts("train")).float()
+    torch.testing.assert_close(shifted.state_dict()["log_share"], (counts / counts.sum()).log())
+    shares = torch.tensor([0.7, 0.2, *[0.1 / (len(CLASSES) - 2)] * (len(CLASSES) - 2)])
+    shifted.log_share.copy_(shares.log())
+    logits = torch.randn(5, len(CLASSES))
+    expected = logits.softmax(1) * shares**-0.5
+    torch.testing.assert_close(shifted.scores(logits).softmax(1), expected / expected.sum(1, keepdim=True))
+    torch.testing.assert_close(plain.scores(logits), logits)

@@ -80,6 +80,11 @@ class Classifier(System):
         """Return the weight and the per-sample values (B,) of each further loss, by name."""
         return {}
 
+    def on_train_start(self) -> None:
+        """Tell the loss the epoch: one that is resumed in its middle has no start of its own."""
+        super().on_train_start()
+        self.loss.on_epoch(self.current_epoch)  # type: ignore[operator]
+
     def on_train_epoch_start(self) -> None:
         """Tell the loss the epoch."""
         self.loss.on_epoch(self.current_epoch)  # type: ignore[operator]

@@ -174,7 +174,7 @@ class EncoderStates:
                 rounded = states.astype(self.dtype).astype(np.float32)
                 out[rows] = (rounded * mask[:, :, None]).sum(1) / mask.sum(1)[:, None]
 
-        return np.array(self._kept(ids, "means", (len(ids), self.width), np.dtype(np.float32), fill))
+        return np.array(self._kept(ids, f"means of {self.dtype}", (len(ids), self.width), np.dtype(np.float32), fill))
 
     @staticmethod
     def pooled(states: States) -> np.ndarray:

@@ -261,6 +261,9 @@ class PapersData(SplitDataModule):
             if self._encoded is not None:
                 self._encoded.forget(len(self._records()))
         elif "vector" in rows.columns:
+            if self.keywords or self.terms or self.auxiliary:
+                raise DataError("added rows that are vectors have no text for keywords, terms or auxiliary tasks: "
+                                "leave these out, or the over-sampling")  # fmt: skip
             self._encoder().add_vectors(self._records(), np.stack([np.asarray(v) for v in rows["vector"]]))
 
     def state_dict(self) -> dict[str, Any]:

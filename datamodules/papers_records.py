@@ -214,13 +214,13 @@ def make_predict_records(source: Source) -> pd.DataFrame:
 
 
 def joined_groups(rows: pd.DataFrame, known: pd.DataFrame) -> list[str]:
-    """Group of each row: that of a known record with its id or title, else of an earlier row, else its own id."""
+    """Group of each row: that of a known record with its id, title or opening, else of an earlier row, else its id."""
     group: dict[tuple[str, str], str] = {}
-    for name, title, own in zip(known["id"], known["title"], known["group"], strict=True):
-        group |= dict.fromkeys(_keys(name, title), own)
+    for name, title, abstract, own in zip(*(known[key] for key in ("id", "title", "abstract", "group")), strict=True):
+        group |= dict.fromkeys([*_keys(name, title), *_opening(abstract)], own)
     found = []
-    for name, title in zip(rows["id"], rows["title"], strict=True):
-        keys = _keys(name, title)
+    for name, title, abstract in zip(rows["id"], rows["title"], rows["abstract"], strict=True):
+        keys = [*_keys(name, title), *_opening(abstract)]
         found.append(next((group[key] for key in keys if key in group), name))
         for key in keys:
             group.setdefault(key, found[-1])
@@ -230,6 +230,12 @@ def joined_groups(rows: pd.DataFrame, known: pd.DataFrame) -> list[str]:
 def _keys(name: str, title: str) -> tuple[tuple[str, str], tuple[str, str]]:
     """What makes two rows the same paper: the id without the number of a version, or the normalised title."""
     return ("id", re.sub(r"(?<=\d)v\d+$", "", name)), ("title", normal_title(title))
+
+
+def _opening(abstract: str) -> list[tuple[str, str]]:
+    """The first words of an abstract; none of a shorter one, which may be like another's by chance."""
+    words = normal_title(abstract).split()[:OPENING]
+    return [("opening", " ".join(words))] if len(words) == OPENING else []
 
 
 def _merged(categories: str, merges: dict[str, str]) -> str:
@@ -319,9 +325,8 @@ def _with_sisters(rows: pd.DataFrame) -> list[str]:
     place = {name: i for i, name in enumerate(own)}
     seen: dict[str, str] = {}
     for name, abstract in zip(rows["group"], rows["abstract"], strict=True):
-        words = normal_title(abstract).split()[:OPENING]
-        if len(words) == OPENING:
-            first, second = sorted((root(seen.setdefault(" ".join(words), name)), root(name)), key=place.__getitem__)
+        for _, words in _opening(abstract):
+            first, second = sorted((root(seen.setdefault(words, name)), root(name)), key=place.__getitem__)
             parent[second] = first
     return [root(name) for name in rows["group"]]
 

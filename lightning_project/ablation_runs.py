@@ -16,6 +16,7 @@ import yaml
 
 from datamodules.errors import DataError
 from lightning_project.exits import INTERRUPTED, TERMINATED, exit_code
+from lightning_project.parser import class_at
 from lightning_project.words import call
 
 _OF_ONE_CALL = ("name", "runs", "wandb", "ckpt_path", "config")
@@ -96,13 +97,15 @@ def with_leaf(config: Mapping[str, Any], key: str, value: object) -> dict[str, A
 
 
 def changed(wanted: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
-    """Return the settings that differ; sizes that a resumed run has read from its data do not count."""
+    """Return the settings that differ; what a resumed run has read from its data does not count."""
+    system = class_at(wanted["model"]["class_path"])
+    filled = {f"model.init_args.{name}" for name in (*system.SIZES, *system.FILLED_IN)}
     one, other = (_flat({k: v for k, v in config.items() if k not in _OF_ONE_CALL}) for config in (wanted, kept))
     names = sorted(one.keys() | other.keys())
     return [
         name
         for name in names
-        if one.get(name) != other.get(name) and not (name.startswith("model.") and one.get(name) is None)
+        if one.get(name) != other.get(name) and not (name in filled and one.get(name) is None)
     ]
 
 

@@ -27,7 +27,7 @@ from lightning_project.checkpoints import prefer_config, say_changed_data
 from lightning_project.exits import UsageError, exit_code
 from lightning_project.explain import explain
 from lightning_project.loggers import close_loggers, make_loggers
-from lightning_project.parser import Parser, import_all
+from lightning_project.parser import Parser, class_at, import_all
 from lightning_project.predictions import write_predictions_of
 from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
@@ -133,7 +133,11 @@ class ProjectCLI(LightningCLI):
     def saved_config(self) -> dict[str, Any]:
         """Return the resolved config without what belongs to one call only."""
         self._dump_config()
-        return {key: value for key, value in self.config_dump.items() if key not in _NOT_SAVED}
+        saved = {key: value for key, value in self.config_dump.items() if key not in _NOT_SAVED}
+        # what a resumed fit took from its checkpoint; a new fit from this config has to make its own
+        filled = dict.fromkeys(class_at(saved["model"]["class_path"]).FILLED_IN)
+        settings = saved["model"]["init_args"]  # not changed in place: hyperparameters are taken from here, too
+        return saved | {"model": saved["model"] | {"init_args": settings | filled}}
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Build the Trainer over the run folder, with its loggers and a progress display that suits the output."""

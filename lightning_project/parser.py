@@ -55,6 +55,12 @@ class Parser(LightningArgumentParser):
         return getattr(ex, "subcommand_parser", None) or verbs.get(named.group(1) if named else "fit", self)
 
 
+def class_at(path: str) -> Any:  # noqa: ANN401  # any class that a config names
+    """Return the class that a dotted path names."""
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
 def import_all(*packages: ModuleType) -> None:
     """Import the modules of packages, so that short class names work and mistyped ones can be guessed."""
     for package in packages:

@@ -27,6 +27,7 @@ class System(LightningModule):
     """
 
     SIZES: ClassVar[tuple[str, ...]] = ()
+    FILLED_IN: ClassVar[tuple[str, ...]] = ()  # further settings that a system writes itself, for its checkpoints
     TARGET_SIZES: ClassVar[tuple[str, ...]] = ("num_classes",)  # those of labels, which data to predict do not have
 
     net: nn.Module | None

@@ -84,7 +84,8 @@ class PapersClassifier(Classifier):
         tuning: What is trained, and how fast.
         auxiliary: Weights of further tasks.
         prior_shift: How far decisions move towards rare classes after training: this times the log share of each class
-            is taken from its score (Menon et al. 2021); 1 judges as if classes were equally frequent.
+            is taken from its score (Menon et al. 2021); 1 judges as if classes were equally frequent. It takes the
+            training rows as they are: leave it 0 with balanced draws, class weights or logit adjustment.
         mixup_alpha: Beta parameter of mixup of the fused vectors; 0 switches it off.
         decay_all: Decay norms, biases and embeddings, too.
         compile_net: Compile the network with ``torch.compile``.
@@ -93,6 +94,7 @@ class PapersClassifier(Classifier):
     SIZES: ClassVar[tuple[str, ...]] = (
         *("num_classes", "vocab_size", "num_keywords", "num_terms", "num_crosslists", "input_width"),
     )
+    FILLED_IN: ClassVar[tuple[str, ...]] = ("encoder_config",)
     log_share: Tensor  # of each class in training (C,)
     TARGET_SIZES: ClassVar[tuple[str, ...]] = ("num_classes", "num_crosslists")
 
@@ -193,6 +195,14 @@ class PapersClassifier(Classifier):
         above, below = getattr(self.encoder, "layer", None), getattr(getattr(data, "states", None), "layer", None)
         if above is not None and below is not None and above != below:
             raise ClassMapError(f"the states went through {below} layers, the encoder goes on after layer {above}")
+        trained = self.encoder.source and not getattr(self.encoder, "random_weights", False)
+        if stage == "fit" and data is not None and trained:
+            read = getattr(getattr(data, "states", None), "source", getattr(data, "tokenizer", self.encoder.source))
+            if read != self.encoder.source:
+                raise ClassMapError(
+                    f"the encoder is {self.encoder.source}, but the data were made for {read}: give both the same "
+                    "folder or id (data.tokenizer, or data.states.source)"
+                )
         if data is not None and isinstance(self.loss, MultiLabel) != (getattr(data, "labels", "single") == "multi"):
             raise ClassMapError("data.labels: multi and the loss modules.losses_catalogue.MultiLabel go together")
         if stage == "fit" and self.tasks and not getattr(data, "auxiliary", False):

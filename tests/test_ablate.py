@@ -157,7 +157,9 @@ def test_an_unknown_metric_is_a_note_and_no_crash():
 
 
 def test_the_folder_says_what_is_left_to_do(tmp_path):
-    wanted = {"seed_everything": 0, "model": {"init_args": {"dropout": 0.1, "num_classes": None}}, "name": "x"}
+    settings = {"dropout": 0.1, "num_classes": None, "schedule": None}
+    model = {"class_path": "modules.signs.SignClassifier", "init_args": settings}
+    wanted = {"seed_everything": 0, "model": model, "name": "x"}
     job = Job(tmp_path / "run", (), wanted)
     assert job.state() == "none"
     kept = with_leaf(wanted, "model.init_args.num_classes", 30)  # filled in by a resumed run
@@ -171,6 +173,8 @@ def test_the_folder_says_what_is_left_to_do(tmp_path):
     other = Job(job.folder, (), with_leaf(wanted, "model.init_args.dropout", 0.2))
     assert other.state() == "other"
     assert changed(other.wanted, kept) == ["model.init_args.dropout"]
+    scheduled = with_leaf(kept, "model.init_args.schedule", {"class_path": "modules.optim.WarmupCosine"})
+    assert changed(wanted, scheduled), "a setting that was taken away is a change, though nothing stands in its place"
 
 
 def test_a_rule_is_tuned_on_validation_and_never_sees_the_labels_of_test(tmp_path):

@@ -148,6 +148,16 @@ def test_papers_that_are_known_already_join_their_group():
     assert joined_groups(rows, records) == ["1", "2", "8", "8"]
 
 
+def test_the_sister_of_a_known_paper_joins_its_group():
+    opening = " ".join(f"word{i}" for i in range(25))
+    known = source(("1", "Batteries", "cs.LG", "cs.LG", ""))
+    known.rows["abstract"] = f"{opening} one way."
+    records, *_ = made(known)
+    rows = source(("7", "Cells", "", "", ""), ("8", "Motors", "", "", "")).rows
+    rows["abstract"] = [f"{opening} another way.", "Something else."]
+    assert joined_groups(rows, records) == ["1", "8"]
+
+
 def test_sister_papers_share_a_group_and_keep_their_labels():
     """Different papers of the same authors with the same first sentences: the audit found a pair in real data."""
     opening = " ".join(f"word{i}" for i in range(25))

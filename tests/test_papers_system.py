@@ -19,7 +19,7 @@ from modules.base import ClassMapError
 from modules.classifier import logits_of
 from modules.losses import CrossEntropy
 from modules.losses_catalogue import Dice, FocalAlpha, MultiLabel
-from modules.nets.papers_encoder import CachedStates, Encoder, SmallEncoder, UpperLayers, Vectors
+from modules.nets.papers_encoder import CachedStates, Encoder, PretrainedEncoder, SmallEncoder, UpperLayers, Vectors
 from modules.nets.papers_encoder import random_model as make_bert
 from modules.nets.papers_tuning import LowRank
 from modules.optim import WarmupLinear
@@ -313,6 +313,15 @@ def test_states_of_another_layer_are_refused():
     data.states = type("States", (), {"layer": 2})()
     with pytest.raises(ClassMapError, match="went through 2 layers, the encoder goes on after layer 1"):
         fitted(system(encoder=UpperLayers("nowhere", 1)), data)
+
+
+@pytest.mark.parametrize("given", [None, "another"])
+def test_an_encoder_is_not_fed_with_the_ids_of_another_tokenizer(given):
+    """A smaller vocabulary fits every table of embeddings, and means nothing to it."""
+    data = PaperTensors()
+    data.tokenizer = given
+    with pytest.raises(ClassMapError, match=f"the encoder is scibert, but the data were made for {given}"):
+        fitted(system(encoder=PretrainedEncoder("scibert"), vocab_size=40), data)
 
 
 # the command line

@@ -1,5 +1,7 @@
 """What the losses of the catalogue share: the classes' shares of the training data, and matrices over classes."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +61,8 @@ def read_confusion(path: str, names: list[str] | None) -> Tensor:
         ValueError: For a file that is missing, no predictions file, or about other classes.
     """
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        # from memory: a broken archive would keep numpy's own handle on the file
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             y, prob, found = file["y"], file["prob"], [str(name) for name in file["class_names"]]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ValueError(

@@ -236,7 +236,8 @@ def test_duplicates_keep_together_and_the_audit_shows_conflicts(tmp_path):
 def test_a_copy_with_another_title_is_found_by_its_words(tmp_path):
     rows = [{**row, "abstract": f"{row['abstract']} " + " ".join(f"{row['title'][3:7]}{i}{j}" for j in range(40))}
             for i, row in enumerate(paper_rows(40))]  # fmt: skip
-    rows.append({**rows[0], "id": "copy", "title": "Called something else"})
+    anew = f"This time we begin anew. {rows[0]['abstract']}"  # else its opening would give it the group of the other
+    rows.append({**rows[0], "id": "copy", "title": "Called something else", "abstract": anew})
     data = PapersData(path=str(write_papers(tmp_path / "a.csv", rows)))
     data.setup("fit")
     table = data.records[["id", "group", "hash", "label"]].assign(part=np.arange(161) % 3)

@@ -11,6 +11,7 @@ A file has one paper a row. Columns of the default names (see `Columns`)::
 
 import csv
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -97,6 +98,15 @@ def read_papers(path: str | Path, columns: Columns, labels: bool = True) -> Sour
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged or cut short ({error}); copy or download it again") from error
     return _take(str(path), rows, columns, labels, "line")
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file; "" for one that cannot be read, which `read_papers` then says."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def read_hub(name: str, columns: Columns) -> Source:

@@ -100,7 +100,7 @@ class _Work:
                 for label, job in self._jobs(cell, seed):
                     if cell.kind == "fit" and job.state() == "done":
                         continue
-                    work = partial(job.run, self.runs, str(job.folder.relative_to(self.folder.parent)))
+                    work: partial[Any] = partial(job.run, self.runs, str(job.folder.relative_to(self.folder.parent)))
                     if cell.kind == "rounds":
                         work = partial(in_rounds, job, self.runs, self.folder.parent, cell.options)
                     name = str(job.folder.relative_to(self.folder)).replace("/", "-")

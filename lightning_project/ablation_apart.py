@@ -1,5 +1,6 @@
 """The fits of an ablation in several processes at a time."""
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -7,9 +8,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from threadpoolctl import threadpool_limits
 
 from lightning_project.ablation_runs import recorded
 
@@ -44,8 +42,8 @@ def in_processes(tasks: Sequence[Task], count: int, log: Path) -> Iterator[tuple
     if not tasks:
         return
     threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(count, len(tasks)), fresh, _share, (threads,)) as pool:
+    pool = ProcessPoolExecutor(min(count, len(tasks)), multiprocessing.get_context("spawn"))
+    with _threads_of_children(threads), pool:
         try:
             begun = {pool.submit(_done, task): task for task in tasks}
             for ended in as_completed(begun):
@@ -60,9 +58,17 @@ def in_processes(tasks: Sequence[Task], count: int, log: Path) -> Iterator[tuple
             raise
 
 
-def _share(threads: int) -> None:
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
+@contextlib.contextmanager
+def _threads_of_children(threads: int) -> Iterator[None]:
+    """Let processes that are started meanwhile use so many threads, each library of them."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _done(task: Task) -> tuple[Any, list[str]]:

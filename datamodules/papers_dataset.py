@@ -17,6 +17,7 @@ from datamodules.text_augmentation import TextAugmentation
 
 _TOKENS: Kept[dict[str, Tokens]] = Kept()
 
+
 class Inputs(Protocol):
     """What makes the arguments of the network."""
 

@@ -14,9 +14,10 @@ from datamodules.baselines import fit_majority
 from datamodules.curriculum import Curriculum, length_and_terms
 from datamodules.encoder_states import EncoderStates
 from datamodules.errors import DataError
+from datamodules.kept import Kept, digest
 from datamodules.papers_dataset import AugmentedTokens, PapersDataset
 from datamodules.papers_encoded import Encoded
-from datamodules.papers_file import Columns, Source, read_hub, read_papers
+from datamodules.papers_file import Columns, Source, file_digest, read_hub, read_papers
 from datamodules.papers_fitted import Fitted, joined, multi_hot
 from datamodules.papers_records import (
     Facts,
@@ -36,6 +37,8 @@ from datamodules.text_augmentation import TextAugmentation
 from datamodules.text_baselines import fit_tfidf, fit_vectors
 
 SIGNATURE_WIDTH = 256
+_RECORDS: Kept[tuple[pd.DataFrame, list[str], Facts]] = Kept()
+_SIGNATURES: Kept[np.ndarray] = Kept()
 
 
 class PapersData(SplitDataModule):
@@ -190,22 +193,26 @@ class PapersData(SplitDataModule):
 
     def read_records(self) -> pd.DataFrame:
         """Read and check the source, or generate the synthetic data."""
-        if self.hub is not None:
-            source = read_hub(self.hub, self.columns)
+        settings: dict[str, Any] = {
+            "classes": self.classes,
+            "merge": self.merge,
+            "policy": self.conflicts,
+            "time_split": self.time_split,
+            "multi": self.labels == "multi",
+        }
+        if self.path is not None:
+            path, columns = self.path, self.columns
+            key = (path, file_digest(path), columns, repr(settings))
+            made = _RECORDS.get(key, lambda: make_records(read_papers(path, columns), **settings))
+            self.source_name = path
         else:
-            source = self._synthetic() if self.path is None else read_papers(self.path, self.columns)
-        records, self.source_classes, self.facts = make_records(
-            source,
-            classes=self.classes,
-            merge=self.merge,
-            policy=self.conflicts,
-            time_split=self.time_split,
-            multi=self.labels == "multi",
-        )
-        self.source_name, self._encoded, self._fitted_on = source.name, None, ""
+            source = self._synthetic() if self.hub is None else read_hub(self.hub, self.columns)
+            made, self.source_name = make_records(source, **settings), source.name
+        records, classes, self.facts = made
+        self.source_classes, self._encoded, self._fitted_on = list(classes), None, ""
         for line in self.facts.lines(self.conflicts):
             rank_zero_info(f"papers: {line}")
-        return records
+        return records.copy()
 
     def read_predict_records(self) -> pd.DataFrame:
         """Read the file to predict; labels in it are left alone."""
@@ -351,8 +358,9 @@ class PapersData(SplitDataModule):
         """(N, 256) float32: hashed counts of the words of each paper, of length 1."""
         from sklearn.feature_extraction.text import HashingVectorizer
 
+        texts = joined(self._records())
         words = HashingVectorizer(n_features=SIGNATURE_WIDTH, stop_words="english", alternate_sign=True)
-        return words.transform(joined(self._records())).toarray().astype(np.float32)
+        return _SIGNATURES.get(digest(texts), lambda: words.transform(texts).toarray().astype(np.float32))
 
     def findings(self) -> list[Finding]:
         """What was found while reading, for the audit."""

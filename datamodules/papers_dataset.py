@@ -10,9 +10,12 @@ from torch.utils.data import Dataset
 
 from datamodules.base import IGNORE
 from datamodules.encoder_states import States, pad_states
+from datamodules.kept import Kept, digest
 from datamodules.papers_text import PapersTokenizer, Tokens
 from datamodules.samplers import Batch, IndexBatch
 from datamodules.text_augmentation import TextAugmentation
+
+_TOKENS: Kept[dict[str, Tokens]] = Kept()
 
 
 class Inputs(Protocol):
@@ -143,12 +146,17 @@ def tokenise(
     tokenizer: PapersTokenizer, titles: Sequence[str], abstracts: Sequence[str], limits: Mapping[str, int]
 ) -> dict[str, Tokens]:
     """Return the tokens of each field that `limits` names: title and abstract apart, or `text`, a pair of both."""
-    if "text" in limits:
-        return {"text": tokenizer.encode(titles, limits["text"], abstracts)}
-    return {
-        "title": tokenizer.encode(titles, limits["title"]),
-        "abstract": tokenizer.encode(abstracts, limits["abstract"]),
-    }
+
+    def make() -> dict[str, Tokens]:
+        if "text" in limits:
+            return {"text": tokenizer.encode(titles, limits["text"], abstracts)}
+        return {
+            "title": tokenizer.encode(titles, limits["title"]),
+            "abstract": tokenizer.encode(abstracts, limits["abstract"]),
+        }
+
+    key = (digest([tokenizer.tokenizer.to_str()]), tuple(limits.items()), digest(titles), digest(abstracts))
+    return dict(_TOKENS.get(key, make))
 
 
 def _padded(name: str, texts: Sequence[np.ndarray], pad_id: int) -> dict[str, Tensor]:

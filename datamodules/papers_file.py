@@ -11,6 +11,7 @@ A file has one paper a row. Columns of the default names (see `Columns`)::
 
 import csv
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ class Columns:
     """Names of the columns in the source.
 
     Attributes:
-        id: Unique name of a paper; None numbers the rows.
+        id: Unique name of a paper; None makes one of the row's number and its text, so that rows of two files differ.
         title: Title.
         abstract: Abstract.
         category: Label.
@@ -97,6 +98,15 @@ def read_papers(path: str | Path, columns: Columns, labels: bool = True) -> Sour
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged or cut short ({error}); copy or download it again") from error
     return _take(str(path), rows, columns, labels, "line")
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file; "" for one that cannot be read, which `read_papers` then says."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def read_hub(name: str, columns: Columns) -> Source:
@@ -193,9 +203,13 @@ def _take(name: str, rows: list[Row], columns: Columns, labels: bool, unit: str)
     for line, row in rows:
         where = f"{name}, {unit} {line}"
         table["line"].append(line)
-        table["id"].append(f"row-{len(table['id']):06d}" if columns.id is None else _id(row.get(columns.id), where))
         for key, column in wanted.items():
             table[key].append(_text(row.get(column), where, column, key == "all_categories"))
+        if columns.id is not None:
+            table["id"].append(_id(row.get(columns.id), where))
+        else:
+            text = hashlib.sha256(f"{table['title'][-1]}\n{table['abstract'][-1]}".encode("utf-8", "surrogatepass"))
+            table["id"].append(f"row-{len(table['id']):06d}-{text.hexdigest()[:8]}")
     has_columns = frozenset(key for key in ("category", "all_categories", "published") if wanted[key] in present)
     return Source(name, pd.DataFrame(table), has_columns, unit)
 

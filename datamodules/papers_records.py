@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import pandas as pd
@@ -25,6 +26,7 @@ MENDS: dict[Policy, str] = {
 }
 SHOWN = 5  # problems of one kind in a message
 COLUMNS = ("id", "group", "hash", "label", "given", "title", "abstract", "all_categories", "published")
+_WORD = re.compile(r"[^\W_]+")
 OPENING = 25  # words; two papers that begin with the same ones were written together
 
 
@@ -110,8 +112,12 @@ class Facts:
 
 def normal_title(title: str) -> str:
     """Lower case, letters and digits only, single blanks: the same for every way of typing a title."""
-    text = unicodedata.normalize("NFKC", title).casefold()
-    return " ".join(re.findall(r"[^\W_]+", text)) or text.strip()
+    text = _plain(title)
+    return " ".join(_WORD.findall(text)) or text.strip()
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def content_hash(title: str, abstract: str) -> str:
@@ -234,7 +240,7 @@ def _keys(name: str, title: str) -> tuple[tuple[str, str], tuple[str, str]]:
 
 def _opening(abstract: str) -> list[tuple[str, str]]:
     """The first words of an abstract; none of a shorter one, which may be like another's by chance."""
-    words = normal_title(abstract).split()[:OPENING]
+    words = [found.group() for found in islice(_WORD.finditer(_plain(abstract)), OPENING)]
     return [("opening", " ".join(words))] if len(words) == OPENING else []
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -34,7 +34,7 @@ class Tokens:
     def pack(cls, ids: Sequence[Sequence[int]], truncated: Sequence[bool]) -> "Tokens":
         """Pack lists of ids."""
         lengths = np.array([0, *map(len, ids)], dtype=np.int64)
-        values = np.fromiter((token for text in ids for token in text), dtype=np.int32, count=int(lengths.sum()))
+        values = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum()))
         return cls(values, np.cumsum(lengths), np.array(truncated, dtype=bool))
 
     @property

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from callbacks.report_differences import differences
 from callbacks.report_files import Predictions
 from datamodules.errors import DataError
 from lightning_project import ablation_table
+from lightning_project.ablation_apart import Task, in_processes
 from lightning_project.ablation_made import combined, decided, in_rounds
 from lightning_project.ablation_plan import Cell, Plan
 from lightning_project.ablation_runs import Job, recorded, resolved, with_leaf
@@ -27,6 +29,7 @@ def ablate(
     runs: str = "runs",
     cells: list[str] | None = None,
     bootstrap: int = 1000,
+    jobs: int = 1,
     words: list[str] | None = None,
 ) -> None:
     """Run a table of variants over seeds or folds and say which helped, by how much, and how certain that is.
@@ -41,19 +44,22 @@ def ablate(
         runs: Folder of all runs.
         cells: Only these cells, with the base and what they are made of, are run and stand in the table; left out: all.
         bootstrap: Resamples for the intervals, by group.
+        jobs: Fits at a time, each in a process of its own; they share the cores, and slow each other's clock down.
         words: Options for every cell.
 
     Raises:
         DataError: A file that cannot be read, or names what is not there.
         CellsFailedError: A cell failed; all others and the table are finished.
     """
-    if bootstrap < 1:
-        raise DataError(f"bootstrap must be at least 1, got {bootstrap}")
+    if bootstrap < 1 or jobs < 1:
+        raise DataError(f"bootstrap and jobs must be at least 1, got {bootstrap} and {jobs}")
     plan, name = Plan.read(file), name or Path(file).stem
     if cells:
         plan = plan.only(cells)
     work = _Work(plan, Path(runs), name, [*plan.words(), *(words or [])], bootstrap)
     try:
+        if jobs > 1:
+            work.ahead(jobs)
         work.run()
     finally:
         work.write()
@@ -83,6 +89,28 @@ class _Work:
             raise DataError(f"the cells are of different systems: {', '.join(sorted(systems))}")
         self.folder = runs / systems.pop() / name
         self.log = self.folder / "ablate.log"
+        self.failed: dict[Path, list[str]] = {}  # what was tried ahead
+        self.rounds: dict[Path, Predictions] = {}  # what was made ahead in rounds
+
+    def ahead(self, jobs: int) -> None:
+        """Do all that trains in several processes; what they did is then found done."""
+        tasks: list[Task] = []
+        for cell in self.plan.cells:
+            for seed in self.plan.seeds if cell.kind in ("fit", "rounds") else ():
+                for label, job in self._jobs(cell, seed):
+                    if cell.kind == "fit" and job.state() == "done":
+                        continue
+                    work: partial[Any] = partial(job.run, self.runs, str(job.folder.relative_to(self.folder.parent)))
+                    if cell.kind == "rounds":
+                        work = partial(in_rounds, job, self.runs, self.folder.parent, cell.options)
+                    name = str(job.folder.relative_to(self.folder)).replace("/", "-")
+                    what = f"{cell.name} seed {seed}{label}"
+                    tasks.append(Task(job.folder, what, self.folder / f"ablate-{name}.log", work))
+        for number, (task, result, failures) in enumerate(in_processes(tasks, jobs, self.log), 1):
+            self.failed[task.key] = failures
+            if result is not None:
+                self.rounds[task.key] = result
+            print(f"{number}/{len(tasks)} {task.what}: {failures[0] if failures else 'done'}", flush=True)
 
     def run(self) -> None:
         """Run every cell."""
@@ -108,7 +136,8 @@ class _Work:
         if cell.kind == "fit":
             assert seed is not None
             for label, job in self._jobs(cell, seed):
-                if job.state() == "done":
+                outcome.failures += self.failed.get(job.folder, [])
+                if job.state() == "done" or self.failed.get(job.folder):
                     continue
                 print(f"{what}{label}", flush=True)
                 with recorded(self.log, outcome.failures, what + label):
@@ -157,8 +186,11 @@ class _Work:
             assert seed is not None
             parts = []
             for label, job in self._jobs(cell, seed):
+                if self.failed.get(job.folder):
+                    raise DataError(self.failed[job.folder][0])
                 print(f"=== {what}{label}", flush=True)
-                parts.append(in_rounds(job, self.runs, self.folder.parent, cell.options))
+                made = self.rounds.get(job.folder)
+                parts.append(made or in_rounds(job, self.runs, self.folder.parent, cell.options))
             return ordered(pooled(parts, True))
         members = [self.path(member, seed) for member in cell.members]
         if cell.kind == "decide":

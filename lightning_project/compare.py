@@ -1,6 +1,7 @@
 """Compare finished runs of one system on the same test samples: a table (CSV, Markdown) and a chart.
 
-Several seeds of one configuration are one row: mean and spread over the seeds, and intervals of the mean.
+Several seeds of one configuration are one row: mean and spread over the seeds, and intervals of the mean. A run with
+``fold-K/`` inside is judged out of fold: the test predictions of its folds are joined.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from callbacks import report_plots as plots
 from callbacks.report_files import Predictions
 from callbacks.report_settings import comparable_config
 from datamodules.errors import DataError
+from lightning_project.members import folds_of, inside, pooled, stored
 from modules import statistics
 
 SHOWN = ("accuracy", "macro_f1", "top3", "nll", "ece")
@@ -25,7 +27,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder: its facts, settings and test predictions."""
+    """One run folder, or that of all folds of one run: its facts, settings and test predictions."""
 
     folder: Path
     facts: dict[str, Any]
@@ -37,21 +39,21 @@ class Run:
         """Read a run folder.
 
         Raises:
-            DataError: It has no ``run.json`` or no test predictions.
+            DataError: It, or one of its folds, has no ``run.json`` or no test predictions.
         """
-        path = folder / "test" / "predictions_test.npz"
-        if not (folder / "run.json").is_file():
-            raise DataError(f"{folder}: not a run folder (no run.json); give runs/SYSTEM/NAME")
-        if not path.is_file():
-            raise DataError(f"{folder}: no test predictions; run `test --ckpt_path best` on it first")
-        config = folder / "config.yaml"
-        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        return cls(
-            folder,
-            files.read_json(folder / "run.json"),
-            _flat(comparable_config(settings)),
-            Predictions.load(path).labelled(),
+        folders = list(folds_of(folder).values())
+        each = [files.read_json(path / "run.json") for path in folders]
+        facts = {name: _common([fact.get(name) for fact in each]) for name in ("system", "seed", *FACTS)}
+        for name in ("config_hash", "split_hash"):  # of each fold another
+            found = [str(fact.get(name)) for fact in each if fact.get(name) is not None]
+            facts[name] = " ".join(found) or None
+        config = folders[0] / "config.yaml"
+        settings = (
+            _flat(comparable_config(yaml.safe_load(config.read_text(encoding="utf-8")))) if config.is_file() else {}
         )
+        if len(folders) > 1:
+            settings.pop("split.fold", None)
+        return cls(folder, facts, settings, pooled([stored(path, "test").labelled() for path in folders], True))
 
     def check_against(self, first: "Run") -> None:
         """Refuse a run whose numbers do not lie on the same samples.
@@ -81,7 +83,8 @@ def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1"
     """Compare two or more run folders of one system on the same test samples.
 
     Args:
-        runs: Run folders; one with ``seed-S/`` inside stands for its seeds. The others are compared with the first.
+        runs: Run folders; one with ``seed-S/`` inside stands for its seeds, one with ``fold-K/`` inside is judged out
+            of fold. The others are compared with the first.
         out: Folder for ``comparison.csv``, ``comparison.md`` and ``comparison.png``.
         metric: Metric of the chart: accuracy, macro_f1, top3, nll or ece.
         bootstrap: Resamples for the intervals, by group.
@@ -93,7 +96,7 @@ def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1"
         raise DataError(f"unknown metric {metric!r}; choose one of {', '.join(SHOWN)}")
     if bootstrap < 1:
         raise DataError(f"bootstrap must be at least 1, got {bootstrap}")
-    found = [Run.read(folder) for name in runs for folder in _folders(Path(name))]
+    found = [Run.read(folder) for name in runs for folder in (inside(Path(name), "seed") or [Path(name)])]
     if len(found) < 2:
         raise DataError("give two or more run folders (or one with several seed-S/ inside)")
     for run in found[1:]:
@@ -112,11 +115,6 @@ def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1"
         )
     )
     print("written:\n" + "\n".join(f"  {path}" for path in written))
-
-
-def _folders(folder: Path) -> list[Path]:
-    seeds = sorted(folder.glob("seed-*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
-    return [path.parent for path in seeds] or [folder]
 
 
 def _rows(found: list[Run]) -> dict[str, list[Run]]:

@@ -105,9 +105,10 @@ def ensemble(
         raise DataError("give two or more different run folders (or one with several seed-S/ inside)")
     recipe, target = Recipe(method, by, strength, weights), Path(out)
     recipe.check(len(members))
-    if (target / "run.json").is_file() and not (target / "ensemble.json").is_file():
-        raise DataError(f"{target} is a run's own folder: choose another --out")
     by_fold = [folds_of(path) for path in members]
+    for folder in [target, *(target / name for name in by_fold[0])]:
+        if (folder / "run.json").is_file() and "members" not in files.read_json(folder / "run.json"):
+            raise DataError(f"{folder} is a run's own folder: choose another --out")
     if any(folds.keys() != by_fold[0].keys() for folds in by_fold):
         listed = "; ".join(f"{path} {list(folds)}" for path, folds in zip(members, by_fold, strict=True))
         raise DataError(f"the runs have different folds: {listed}")

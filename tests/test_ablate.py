@@ -288,3 +288,35 @@ def test_rounds_are_a_cell_judged_by_their_result(tmp_path):
     assert table.loc["boost", "macro_f1_difference"] == pytest.approx(
         table.loc["boost", "macro_f1"] - table.loc["base", "macro_f1"]
     )
+
+
+@pytest.mark.slow
+def test_fits_in_several_processes_give_the_same_table_and_are_left_alone_once_done(tmp_path, capsys):
+    quick = {f"probes.{name}": False for name in ("padding", "gradients", "batch_order", "batch_size", "initial_loss")}
+    common = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "report.baselines": False, **quick}
+    cells = {
+        "broken": {"set": {"data.path": "gone.npz"}},
+        "boost": {"rounds": {"method": "boosting", "rounds": 2}},
+        "both": {"ensemble": {"method": "mean", "of": ["base", "boost_of_one"]}},
+        "boost_of_one": {"set": {"model.dropout": 0.3}},
+    }
+    path = write(tmp_path / "toy.yaml", cells=cells, set=common)
+
+    def table(name, jobs):
+        with pytest.raises(CellsFailedError, match=r"1 of 5 cells failed \(broken: .*gone.npz"):
+            ablate(path, name, bootstrap=20, jobs=jobs, words=["--data.synthetic_samples", "240"])
+        out = capsys.readouterr().out
+        folder = tmp_path / "runs" / "signs" / name
+        return pd.read_csv(folder / "ablation.csv").set_index("cell"), folder, out
+
+    alone, _, _ = table("alone", 1)
+    apart, folder, out = table("apart", 2)
+    figures = ["macro_f1", "accuracy", "macro_f1_difference"]
+    pd.testing.assert_frame_equal(apart[figures], alone[figures])
+    assert "4/4 " in out and "gone.npz" in apart.loc["broken", "failures"] and apart["macro_f1"].notna().sum() == 4
+    log = (folder / "ablate.log").read_text(encoding="utf-8")
+    assert "Traceback" in log and "=== base seed 0" in log and not list(folder.glob("ablate-*.log"))
+    stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("best.ckpt")}
+    again, _, _ = table("apart", 2)
+    assert stamps and {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    pd.testing.assert_frame_equal(again[figures], apart[figures])

@@ -112,3 +112,33 @@ def test_missing_predictions_and_too_few_runs_are_refused(tmp_path):
         compare([str(tmp_path / "one"), str(tmp_path / "none")])
     with pytest.raises(DataError, match="unknown metric 'f1'"):
         compare([str(tmp_path / "one")] * 2, metric="f1")
+
+
+def test_runs_of_several_folds_are_judged_out_of_fold(tmp_path):
+    found = {}
+    for name, skill, config in (("one", 0.5, "a"), ("two", 4.0, "b")):
+        for seed in (1, 2):
+            for fold in (0, 1):
+                folder = tmp_path / name / f"seed-{seed}" / f"fold-{fold}"
+                ids = np.array([f"f{fold}-{i:02d}" for i in range(N)])
+                given = (10 * seed + fold, skill, config, "signs", f"s{fold}", ids)
+                found[name, seed, fold] = fabricate(folder, *given)
+                facts = {"system": "signs", "config_hash": f"{config}{fold}", "split_hash": f"s{fold}", "seed": seed}
+                write_json(folder / "run.json", {**facts, "epochs_run": 4 + fold})
+    compare([str(tmp_path / "one"), str(tmp_path / "two")], str(tmp_path / "out"), bootstrap=200)
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("run")
+    assert table["seeds"].tolist() == [2, 2] and table["epochs_run"].tolist() == [4.5, 4.5]
+    for name in ("one", "two"):
+        both = [[found[name, seed, fold] for fold in (0, 1)] for seed in (1, 2)]
+        expected = [
+            sk.f1_score(np.concatenate([f.y for f in folds]), np.concatenate([f.prob for f in folds]).argmax(1),
+                        average="macro")
+            for folds in both
+        ]  # fmt: skip
+        assert table.loc[name, "macro_f1"] == pytest.approx(np.mean(expected))
+    assert table.loc["two", "macro_f1_difference_low"] > 0
+    text = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert f"same {2 * N} test samples" in text and "split.fold" not in text
+    (tmp_path / "two" / "seed-1" / "fold-1" / "test" / "predictions_test.npz").unlink()
+    with pytest.raises(DataError, match="fold-1: no test predictions"):
+        compare([str(tmp_path / "one"), str(tmp_path / "two")])

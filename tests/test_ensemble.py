@@ -151,6 +151,11 @@ def test_folds_are_combined_one_by_one_and_judged_out_of_fold(tmp_path):
     frame = pd.read_csv(tmp_path / "out" / "ensemble.csv")
     assert frame["macro_f1"].iloc[-1] == pytest.approx(sk.f1_score(y, prob.argmax(1), average="macro"))
     assert "over 2 folds" in (tmp_path / "out" / "ENSEMBLE.md").read_text(encoding="utf-8")
+    ensemble([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "out"), bootstrap=5)  # its own may be replaced
+    before = (tmp_path / "a" / "fold-0" / "test" / "predictions_test.npz").read_bytes()
+    with pytest.raises(DataError, match="fold-0 is a run's own folder"):
+        ensemble([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "a"))
+    assert (tmp_path / "a" / "fold-0" / "test" / "predictions_test.npz").read_bytes() == before
     with pytest.raises(DataError, match="different folds"):
         ensemble([str(tmp_path / "a"), fabricate(tmp_path / "c", 9, 1.0)], str(tmp_path / "no"))
     fabricate(tmp_path / "b" / "fold-1", 5, 1.0, "s0", part_seed=0, prefix="f0")

@@ -45,8 +45,13 @@ def test_columns_can_have_other_names_and_rows_can_be_numbered(tmp_path):
     rows = [{"name": row["title"], "text": row["abstract"], "field": row["category"]} for row in ROWS]
     path = write_papers(tmp_path / "a.csv", rows)
     found = read_papers(path, Columns(id=None, title="name", abstract="text", category="field"))
-    assert found.rows["id"][11] == "row-000011" and found.rows["title"][3] == ROWS[3]["title"]
+    ids = found.rows["id"].tolist()
+    assert ids[11].startswith("row-000011-") and found.rows["title"][3] == ROWS[3]["title"]
     assert found.has == {"category"} and (found.rows["all_categories"] == "").all()
+    plain = {"id": None, "title": "name", "abstract": "text"}
+    assert read_papers(path, Columns(**plain), labels=False).rows["id"].tolist() == ids  # the same rows
+    other = write_papers(tmp_path / "b.csv", [{"name": f"New {row['name']}", "text": row["text"]} for row in rows])
+    assert not set(ids) & set(read_papers(other, Columns(**plain), labels=False).rows["id"])  # as pseudo-labels need
     with pytest.raises(ValueError, match="different"):
         Columns(title="text", abstract="text")
 

@@ -26,6 +26,7 @@ from lightning_project.augment import augment
 from lightning_project.checkpoints import prefer_config, say_changed_data
 from lightning_project.exits import UsageError, exit_code
 from lightning_project.explain import explain
+from lightning_project.export import export
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, class_at, import_all
 from lightning_project.predictions import write_predictions_of
@@ -55,6 +56,7 @@ class ProjectTrainer(Trainer):
     audit = audit
     augment = augment
     explain = explain
+    export = export
 
 
 class ProjectCLI(LightningCLI):

@@ -19,6 +19,10 @@ class CellsFailedError(RuntimeError):
     """Some cells of an ablation failed; the others and the table are finished."""
 
 
+class ExportError(RuntimeError):
+    """A network could not be exported in any of the formats asked for."""
+
+
 def exit_code(error: BaseException) -> tuple[int, str | None]:
     """Return the exit code of an error and its one line; ``None`` where only a traceback helps."""
     known: list[tuple[type[BaseException], int]] = [
@@ -29,6 +33,7 @@ def exit_code(error: BaseException) -> tuple[int, str | None]:
         (NonFiniteError, NON_FINITE),
         (ProbeError, FAULT),
         (CellsFailedError, FAULT),
+        (ExportError, FAULT),
     ]
     if isinstance(error, SIGTERMException):  # Lightning alone would exit with 0
         return TERMINATED, "terminated"

@@ -46,7 +46,7 @@ def find_run(word: str, verb: str, root: str, name: str | None, checkpoint: str 
         UntrustedCheckpointError: For a checkpoint at an address.
         UsageError: For a name that is taken, a run or a checkpoint that is not there, or none where one is needed.
     """
-    if verb in ("validate", "test", "predict", "explain") and checkpoint is None:
+    if verb in ("validate", "test", "predict", "explain", "export") and checkpoint is None:
         raise UsageError(f"{verb} needs trained weights: add --ckpt_path best (of --name, or of the newest run)")
     if checkpoint and "://" in checkpoint:
         raise UntrustedCheckpointError(f"{checkpoint} is an address: fetch the file yourself and name it by its path")

@@ -7,6 +7,7 @@ WITH_CONFIG = {
     "test": "judge a checkpoint on the test part",
     "predict": "write the predictions for new data",
     "explain": "show the words that the network looked at, and the two most probable classes",
+    "export": "write the network as ONNX, torch.export and int8, and compare them with it",
     "augment": "make the rows that a fit would add to its training part; no training",
     "audit": "look for leaks, conflicts and duplicates; no training",
 }

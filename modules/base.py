@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from modules.exporting import Axes, free_axes
 from modules.optim import Warmup, parameter_groups
 
 Batch = dict[str, Tensor]
@@ -83,6 +84,14 @@ class System(LightningModule):
     def net_inputs(self, batch: Batch) -> Batch:
         """Return the named arguments of the network."""
         return {name: x for name, x in batch.items() if name not in _NOT_INPUTS and not name.startswith("y_")}
+
+    def export_axes(self, batches: list[Batch]) -> Axes:
+        """Name the axes of the inputs that may have any size; by default those that differ among real batches."""
+        return free_axes([self.net_inputs(batch) for batch in batches])
+
+    def export_answers(self, inputs: Batch) -> dict[str, Tensor]:
+        """Return what an exported network answers, by name; the first is compared by its largest value, too."""
+        return {"output": self.net(**inputs)}  # type: ignore[misc]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups: each trainable parameter in exactly one, with a ``name``."""

@@ -68,6 +68,10 @@ class Classifier(System):
         each = [functional_call(self, weights, (batch,)).float() for weights in self.members]
         return torch.stack([self.scores(logits).softmax(1) for logits in each]).mean(0)
 
+    def export_answers(self, inputs: Batch) -> dict[str, Tensor]:
+        """Return the probabilities, as ``predict`` writes them."""
+        return {"prob": self.predict_probabilities(inputs)}
+
     def target(self, batch: Batch) -> Tensor:
         """Return what the loss compares with: the classes (B,), or soft targets (B, C)."""
         return batch["y"]

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = tuple(sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")))
@@ -145,9 +146,13 @@ def data_of(fitted: Path) -> list[str]:
 
 def data_of_run(folder: Path, checkpoint: dict):
     """Build the data of a tiny run outside of the launcher, with the run's split and what its training fitted."""
+    from datamodules.base import SplitDataModule
+
     given = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]
-    module, name = given["class_path"].rsplit(".", 1)
-    data = getattr(importlib.import_module(module), name)(**given["init_args"])
+    name = given["class_path"].rsplit(".", 1)[1]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(SplitDataModule, "data")
+    data = parser.instantiate_classes(parser.parse_object({"data": given})).data
     data.setup("fit")
     data.apply_split(pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False))
     data.load_state_dict(checkpoint.get(name, {}))

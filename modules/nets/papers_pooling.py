@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -102,7 +103,10 @@ class HierarchicalPool(Pool):
         inner = masked_softmax(self.token_score(blocks), real)
         vectors = (blocks * inner.to(x.dtype).unsqueeze(-1)).sum(2)
         outer = masked_softmax(self.block_score(vectors), real.any(2))
-        return (inner * outer.unsqueeze(-1)).view(batch, -1)[:, :length]
+        flat = (inner * outer.unsqueeze(-1)).view(batch, -1)
+        if torch.compiler.is_exporting():  # a slice that cuts nothing off in the traced batch never would
+            return flat.index_select(1, torch.arange(length, device=x.device))
+        return flat[:, :length]
 
 
 def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:

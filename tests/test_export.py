@@ -1,0 +1,209 @@
+"""The verb `export`: files answer as the network does, for any batch size and length; what cannot be had is said."""
+
+import json
+import shutil
+from itertools import islice
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+
+from lightning_project.exits import ExportError, exit_code
+from modules.exporting import free_axes
+from modules.nets.papers_pooling import HierarchicalPool
+from modules.nets.signs import SignTransformer
+from tests.running import NAME, SYSTEMS, code, data_of_run, fitted_run
+
+pytestmark = pytest.mark.filterwarnings("ignore:Attribute 'loss' is an instance of `nn.Module`")
+ROWS = 24
+
+
+@pytest.fixture
+def copied(system, tmp_path_factory, tmp_path):
+    """A copy of the fitted run, in the default folder of runs."""
+    folder = tmp_path / "runs" / system / NAME
+    shutil.copytree(fitted_run(tmp_path_factory, system), folder)
+    return folder
+
+
+def export(folder, *words):
+    return code(["export", "--ckpt_path", str(folder), "--rows", str(ROWS), *words], config=False)
+
+
+def samples(folder):
+    """Inputs of validation samples one by one and in batches, and what the network answers, without the verb."""
+    checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    model = LightningModule.load_from_checkpoint(folder / "checkpoints/best.ckpt", map_location="cpu").eval()
+    data = data_of_run(folder, checkpoint)
+    data.bucket, found = False, []
+    for size, count in ((1, ROWS), (12, 2)):
+        data.batch_size = size
+        for batch in islice(data.val_dataloader(), count):
+            inputs = model.net_inputs(batch)
+            with torch.no_grad():
+                found.append((inputs, {name: x.numpy() for name, x in model.export_answers(inputs).items()}))
+    return found, model
+
+
+def differences(pairs, run):
+    """The largest difference and the share of equal answers, over samples."""
+    largest, same = 0.0, []
+    for inputs, expected in pairs:
+        got = run(inputs)
+        first = next(iter(expected))
+        same += (got[first].argmax(-1) == expected[first].argmax(-1)).ravel().tolist()
+        largest = max([largest, *(float(np.abs(got[name] - x).max()) for name, x in expected.items())])
+    return largest, float(np.mean(same))
+
+
+def halved(name, x, facts):
+    """An input with half of every axis that may have any size, but for the samples."""
+    shape = next(each["shape"] for each in facts["inputs"] if each["name"] == name)
+    for axis, size in enumerate(shape):
+        if isinstance(size, str) and axis:
+            x = x.narrow(axis, 0, x.shape[axis] // 2)
+    return x.contiguous()
+
+
+def onnx_run(path):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
+
+    def run(inputs):
+        given = {each.name: inputs[each.name].numpy() for each in session.get_inputs()}
+        return dict(zip(names, session.run(None, given), strict=True))
+
+    return run, session
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_files_answer_as_the_network_does_for_any_batch_and_length(system, copied, capsys):
+    assert export(copied) == 0
+    out = capsys.readouterr().out
+    folder = copied / "export"
+    facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    pairs, model = samples(copied)
+    sizes = {len(next(iter(inputs.values()))) for inputs, _ in pairs}
+    assert {1, 12} <= sizes
+    run, session = onnx_run(folder / "model.onnx")
+    program = torch.export.load(folder / "model.pt2").module()
+
+    def run_torch(inputs):
+        with torch.no_grad():
+            return {name: x.numpy() for name, x in program(inputs).items()}
+
+    halves = [({name: halved(name, x, facts) for name, x in inputs.items()}, None) for inputs, _ in pairs[-2:]]
+    with torch.no_grad():
+        cut = [(inputs, {name: x.numpy() for name, x in model.export_answers(inputs).items()}) for inputs, _ in halves]
+    for name, runs, limit in (
+        ("onnx", run, 1e-5),
+        ("torch", run_torch, 1e-6),
+        ("int8", onnx_run(folder / "model.int8.onnx")[0], 0.1),
+    ):
+        largest, same = differences(pairs, runs)
+        assert largest < limit, name
+        assert differences(cut, runs)[0] < limit, f"{name} at half the length"
+        kept = facts["formats"][name]
+        assert kept["max_difference"] == pytest.approx(largest, abs=1e-6)  # what is printed is what a user finds
+        assert kept["top1_agreement"] == pytest.approx(same, abs=0.02)
+        assert kept["bytes"] == (folder / kept["file"]).stat().st_size and kept["ms"] > 0
+        assert f"{name} " in out
+    assert facts["class_names"] == model.class_names and not facts["refused"]
+    assert facts["outputs"] == [each.name for each in session.get_outputs()]
+    named = {each["name"]: each["shape"] for each in facts["inputs"]}
+    assert {each.name: each.shape for each in session.get_inputs()}.items() <= named.items()
+    assert all(shape[0] == "batch" for shape in named.values())
+
+
+@pytest.fixture
+def system():
+    return "signs"
+
+
+def test_what_is_not_asked_for_is_not_made(copied, tmp_path):
+    assert export(copied, "--formats", "torch", "--out", "elsewhere") == 0
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["export.json", "model.pt2"]
+
+
+def test_a_network_that_cannot_be_exported_is_said(copied, capsys, monkeypatch):
+    forward = SignTransformer.forward
+    monkeypatch.setattr(  # a branch that depends on the values is in no graph
+        SignTransformer, "forward", lambda self, x, mask=None: forward(self, x if bool(x.sum() > -1e9) else -x, mask)
+    )
+    assert export(copied) == 1
+    captured = capsys.readouterr()
+    said = [line for line in captured.out.splitlines() if "cannot be exported: " in line]
+    assert [line.split()[0] for line in said] == ["onnx", "torch", "int8"]
+    assert captured.err.splitlines()[-1].startswith("error: nothing was exported: onnx: ")
+    assert list((copied / "export").iterdir()) == []
+
+
+def test_one_format_that_cannot_be_had_leaves_the_others(copied, capsys, monkeypatch):
+    forward = SignTransformer.forward
+    monkeypatch.setattr(  # a function that ONNX does not have
+        SignTransformer, "forward", lambda self, x, mask=None: forward(self, x + 0 * torch.special.bessel_y1(x), mask)
+    )
+    monkeypatch.setattr(torch.Tensor, "masked_fill", lambda x, m, v: torch.where(m, x.new_full((), v), x.nan_to_num()))
+    assert export(copied, "--formats", "onnx,torch") == 0
+    out = capsys.readouterr().out
+    assert out.count("cannot be exported: ") == 1 and "onnx cannot be exported: " in out
+    facts = json.loads((copied / "export" / "export.json").read_text(encoding="utf-8"))
+    assert set(facts["formats"]) == {"network", "torch"} and set(facts["refused"]) == {"onnx"}
+
+
+def test_a_missing_package_is_named_with_its_extra(copied, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    assert export(copied, "--formats", "onnx") == 1
+    assert exit_code(ExportError("nothing was exported")) == (1, "nothing was exported")
+    assert "onnxruntime is missing: pip install 'lightning-project[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--formats", "onx"], "unknown format 'onx': choose from onnx, torch, int8"),
+        (["--formats", ","], "name at least one format"),
+        (["--rows", "1"], "at least two rows"),
+    ],
+)
+def test_wrong_words_are_refused(words, said, copied, capsys):
+    assert export(copied, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_a_checkpoint_nothing_is_exported(capsys):
+    assert code(["export"]) == 2
+    assert "export needs trained weights" in capsys.readouterr().err
+
+
+def test_axes_that_vary_together_share_a_name():
+    def batch(rows, length, other):
+        return {"x": torch.zeros(rows, length, 3), "y": torch.zeros(rows, length), "ids": torch.zeros(rows, 4, other)}
+
+    axes = free_axes([batch(2, 5, 4), batch(2, 7, 4), batch(3, 7, 6)])
+    assert axes == {"x": {0: "batch", 1: "length"}, "y": {0: "batch", 1: "length"}, "ids": {0: "batch", 2: "length_2"}}
+    assert free_axes([batch(2, 5, 4), batch(3, 5, 4)])["x"] == {0: "batch"}
+
+
+def test_what_a_mask_is_about_has_any_length_though_all_samples_have_one():
+    real = torch.ones(2, 4, dtype=torch.bool)
+    states = torch.zeros(2, 4, 4)
+    batch = {"x": states, "mask": real, "word_ids": torch.zeros(2, 4), "word_mask": real, "word_links": states,
+             "word_states": states}  # fmt: skip
+    axes = free_axes([batch, {name: x[:1] for name, x in batch.items()}])
+    word = {0: "batch", 1: "word_length"}
+    assert axes["x"] == axes["mask"] == {0: "batch", 1: "length"}
+    assert axes["word_ids"] == axes["word_mask"] == axes["word_states"] == word
+    assert axes["word_links"] == word | {2: "word_length"}
+
+
+def test_blocks_of_an_exported_pool_take_any_length():
+    """Twenty states are two whole blocks: nothing is cut off there, but is from 31."""
+    pool, free = HierarchicalPool(4, block=10).eval(), torch.export.Dim.DYNAMIC
+    example = torch.randn(2, 20, 4), torch.ones(2, 20, dtype=torch.bool)
+    program = torch.export.export(pool, example, dynamic_shapes=({0: free, 1: free},) * 2).module()
+    other = torch.randn(3, 31, 4), torch.rand(3, 31) > 0.3
+    torch.testing.assert_close(program(*other), pool(*other))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.torch import save as safetensors_bytes
 
@@ -90,10 +91,19 @@ def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Path:
     return write_bytes(path, buffer.getvalue())
 
 
-def write_figure(path: str | Path, figure: Figure, dpi: int = 150) -> Path:
-    """Write a figure as PNG without the software's name in it, so that equal pictures are equal bytes."""
+def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> Path:
+    """Write a figure as PNG without the software's name in it, so that equal pictures are equal bytes.
+
+    Pictures are a good part of a short fit's time. So the figure is laid out, then drawn once; ``savefig`` would draw
+    it twice.
+    """
+    figure.dpi = dpi
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.2, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
     return write_bytes(path, buffer.getvalue())
 
 

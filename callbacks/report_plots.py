@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 INK, MUTED, GRID = "#22303c", "#6b7a89", "#e3e8ed"
@@ -41,8 +42,12 @@ def f1_colour(value: float) -> str:
     return GREEN if value > 0.7 else ORANGE if value > 0.5 else RED
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def _figure(width: float, height: float, margins: Mapping[str, float] | None = None) -> Figure:
+    """Make a figure; without given margins they are found from the texts, which takes as long as the drawing."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12) if margins is None else None
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
+    if margins is not None:
+        figure.subplots_adjust(**margins)
     FigureCanvasAgg(figure)
     return figure
 
@@ -98,7 +103,8 @@ def curves(
         title: Above all four.
         part: The part of the data that ``values`` belongs to.
     """
-    figure = _figure(13, 8.6)
+    margins = {"left": 0.085, "right": 0.945, "bottom": 0.065, "top": 0.9, "wspace": 0.22, "hspace": 0.27}
+    figure = _figure(13, 8.6, margins)
     ((loss, score), (rate, final)) = figure.subplots(2, 2)
     _line(loss, log, "train/loss", "training", BLUE)
     _line(loss, log, "val/loss", "validation", ORANGE)
@@ -190,8 +196,9 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str = "Confusion 
     axes.spines[:].set_visible(False)
     if count <= ANNOTATE_UP_TO:
         for row, column in zip(*np.nonzero(matrix), strict=True):
-            colour = "white" if share[row, column] > 0.45 else INK
-            axes.text(column, row, str(int(matrix[row, column])), ha="center", va="center", fontsize=font, color=colour)
+            colour, text = "white" if share[row, column] > 0.45 else INK, str(int(matrix[row, column]))
+            # inside the axes: no need to be measured for the layout
+            axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour, in_layout=False)
     axes.set_xlabel("predicted", color=MUTED, fontsize=12)
     axes.set_ylabel("truth", color=MUTED, fontsize=12)
     axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=12)
@@ -216,7 +223,8 @@ def per_class(frame: pd.DataFrame, title: str = "Precision, recall and F1 of eac
         values = frame[column].fillna(0.0).to_numpy()
         axes.barh(range(count), values, height=0.72, color=[f1_colour(value) for value in values])
         for position, value in enumerate(values):
-            axes.text(value + 0.015, position, f"{value:.2f}", va="center", fontsize=font - 0.5, color=INK)
+            text = f"{value:.2f}"
+            axes.text(value + 0.015, position, text, va="center", fontsize=font - 0.5, color=INK, in_layout=False)
         _style(axes, label, grid="x")
         axes.set_xlim(0, 1.12)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
@@ -234,7 +242,7 @@ def calibration(
     """Draw a reliability diagram over equal-width bins; all arrays (bins,), empty bins have count 0."""
     bins = len(count)
     centres, width = (np.arange(bins) + 0.5) / bins, 1.0 / bins
-    figure = _figure(7.2, 7.6)
+    figure = _figure(7.2, 7.6, {"left": 0.11, "right": 0.97, "bottom": 0.08, "top": 0.94, "hspace": 0.2})
     top, bottom = figure.subplots(2, 1, height_ratios=[3.4, 1], sharex=True)
     filled = count > 0
     top.bar(centres[filled], accuracy[filled], width * 0.92, color=BLUE, label="accuracy in the bin")

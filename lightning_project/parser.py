@@ -52,7 +52,8 @@ class Parser(LightningArgumentParser):
         """Return the parser of the verb that an error is about; all verbs share most options."""
         verbs = self._subcommands_action._name_parser_map if self._subcommands_action else {}
         named = re.search(r"[Ss]ubcommand '(\w+)'", message)
-        return getattr(ex, "subcommand_parser", None) or verbs.get(named.group(1) if named else "fit", self)
+        first = next(iter(verbs.values()), self)
+        return getattr(ex, "subcommand_parser", None) or verbs.get(named.group(1) if named else "", first)
 
 
 def class_at(path: str) -> Any:  # noqa: ANN401  # any class that a config names

@@ -2,8 +2,10 @@
 
 import os
 import random
+import re
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,42 @@ def _seed(seed: int = 0) -> None:
         sys.modules["numpy"].random.seed(seed)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
+
+
+SYSTEMS = {path.stem.split("_")[0] for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def pytest_xdist_auto_num_workers(config):
+    """The whole suite runs in a process per core, four at most; a few files that are named run in this process."""
+    named = config.invocation_params.args
+    whole = not any(Path(str(word).split("::")[0]).exists() for word in named if not str(word).startswith("-"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4) if whole else 0
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of one file and one system together: they share fits, which each process makes for itself."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileAndSystem(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return scope_of(nodeid)
+
+    return ByFileAndSystem(config, log)
+
+
+def scope_of(nodeid: str) -> str:
+    """Return file and system of a test: ``tests/test_x.py::test_y[signs-1]`` -> ``tests/test_x.py signs``."""
+    file, _, rest = nodeid.partition("::")
+    words = re.split(r"[^a-z]+", rest.partition("[")[2])
+    return f"{file} {next((word for word in words if word in SYSTEMS), '')}"
+
+
+def pytest_collection_modifyitems(config, items):
+    """With several processes, begin with what takes longest, so that they end together."""
+    if hasattr(config, "workerinput"):
+        slow = Counter(scope_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[scope_of(item.nodeid)])
 
 
 @pytest.fixture(autouse=True, scope="session")

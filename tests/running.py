@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import lightning.pytorch  # noqa: F401  # now: its logger keeps the stderr of its import, which one test's would not outlive
 import pandas as pd
 import pytest
 import torch

@@ -1,13 +1,17 @@
 """Samples without a label, with the label that an earlier run is sure of."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from callbacks.augmentation import Augmenter
+from callbacks.report_files import read_json
 from datamodules.added_rows import HELD_OUT
 from datamodules.base import SplitDataModule
 from datamodules.errors import DataError
 from datamodules.predictions import read_probabilities
+from datamodules.splits import split_hash
 
 
 class PseudoLabels(Augmenter):
@@ -18,7 +22,8 @@ class PseudoLabels(Augmenter):
 
     Args:
         path: File of samples, in the format of the data.
-        predictions: Their `predict/predictions.csv` by an earlier run, or the same in npz.
+        predictions: Their `predict/predictions.csv` by an earlier run, or the same in npz. In the folder of a run, its
+            split has to be this one's: a network that was trained on what is held out here would tell of it.
         threshold: Least probability of the label.
         quota: Most samples of each class; None takes all that pass.
         temperature: Divides the logits before the threshold: above 1 for a network that is too sure of itself (the verb
@@ -47,8 +52,10 @@ class PseudoLabels(Augmenter):
         """Return the samples with their labels.
 
         Raises:
-            DataError: A file cannot be read, or the predictions are not about this file and these classes.
+            DataError: A file cannot be read, or the predictions are not about this file and these classes, or of a run
+                on another split.
         """
+        self._same_split(data)
         found = data.read_unlabelled(self.path).reset_index(drop=True)
         prob = self._probabilities(found["id"].tolist(), data.class_names)
         best, sure = prob.argmax(axis=1), prob.max(axis=1)
@@ -73,6 +80,17 @@ class PseudoLabels(Augmenter):
         chosen = found.iloc[sorted(taken)]
         labels = [data.class_names[best[row]] for row in sorted(taken)]
         return chosen.assign(label=labels, augmented_from="", source=self.path).reset_index(drop=True)
+
+    def _same_split(self, data: SplitDataModule) -> None:
+        facts = Path(self.predictions).resolve().parent.parent / "run.json"
+        if not facts.is_file():
+            return
+        theirs, table = read_json(facts).get("split_hash"), data.table
+        assert table is not None
+        own = split_hash(table.iloc[: data.originals])  # without the rows that another method added
+        if theirs != own:
+            raise DataError(f"{self.predictions} is of a run on another split ({str(theirs)[:12]}, here {own[:12]}), "
+                            "which may know what is held out here: predict with a run on this split")  # fmt: skip
 
     def _known(self, found: pd.DataFrame, data: SplitDataModule) -> tuple[np.ndarray, np.ndarray]:
         """Which samples the data have already, in any part, and which of them in one that is held out."""

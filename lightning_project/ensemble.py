@@ -16,6 +16,7 @@ from callbacks import report_files as files
 from callbacks.report_files import Predictions
 from datamodules.errors import DataError
 from lightning_project import ensemble_report
+from lightning_project.ensemble_simple import beside, simple_models
 from lightning_project.members import Together, folds_of, inside, pooled, stored, together
 from modules import ensembling, statistics
 
@@ -129,6 +130,8 @@ def ensemble(
     settings = {"method": method, "part": part, "by": by, "strength": strength, "given_weights": weights}
     parameters = {name or "run": fold.parameters for name, fold in zip(by_fold[0], made, strict=True)}
     facts = {"members": [str(path) for path in members], **settings, "folds": len(made), "fitted": parameters}
+    simple = simple_models(by_fold)
+    facts["simple_models"] = beside(judged.test, simple, ensemble_report.shown(metric), bootstrap)
     written = [
         files.write_json(target / "ensemble.json", facts),
         files.write_csv(target / "ensemble.csv", table),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from callbacks import report_plots as plots
 from callbacks.report_files import Predictions
 from callbacks.report_tables import table as markdown_table
+from lightning_project.ensemble_simple import section
 from modules import statistics
 
 SHOWN = ("accuracy", "macro_f1", "top3", "nll", "ece")
@@ -129,6 +130,8 @@ def page(judged: Judged, frame: pd.DataFrame, facts: Mapping[str, Any], metric: 
         f"order of their {label} on validation, where each chose its epoch too. The ensemble was fitted on "
         f"{facts['part']}, never on test; {fitted}.",
         "![ensemble](ensemble.png)",
+        "## Beside the simple models",
+        section(facts["simple_models"]),
         "## What was fitted",
         _fitted(judged.names, facts),
     ]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.func import functional_call
 
 from callbacks.report_files import write_json, write_text
 from datamodules.base import SplitDataModule
@@ -78,10 +80,10 @@ class Looks(Callback):
             raise UsageError(f"{type(pl_module.net).__name__} has no attention to show; explain works on papers")
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
-        """Look at a batch."""
+        """Look at a batch, through the weights that its probabilities come from."""
         inputs = pl_module.net_inputs(batch)
         with torch.no_grad():
-            weights = {name: found.float().cpu() for name, found in pl_module.net.attention(**inputs).items()}
+            weights = _attention(pl_module, inputs)
         masks = {name: inputs[f"{name}_mask"].cpu() for name in weights if name != "keywords"}
         for i, row in enumerate(outputs["id"].tolist()):
             if row < 0:  # fills a batch up
@@ -95,6 +97,25 @@ class Looks(Callback):
                 look["keywords"] = list(zip(ids.tolist(), shares.tolist(), strict=True))
             self.looks.append(look)
         self.looks = sorted(self.looks, key=lambda look: look["row"])[: self.limit]
+
+
+class _Asked(nn.Module):
+    """A network that answers with its attention."""
+
+    def __init__(self, net: Any) -> None:  # noqa: ANN401  # a network with the method attention
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights by field."""
+        return self.net.attention(**inputs)
+
+
+def _attention(system: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:  # noqa: ANN401  # a System
+    """Return the weights by field, on the CPU: of the network, or the mean over the members whose mean is predicted."""
+    asked = _Asked(system.net)
+    each = [functional_call(asked, weights, (inputs,)) for weights in getattr(system, "members", None) or [{}]]
+    return {name: torch.stack([found[name].float().cpu() for found in each]).mean(0) for name in each[0]}
 
 
 def _explained(look: dict[str, Any], data: Any, class_names: list[str]) -> dict[str, Any]:  # noqa: ANN401  # a SplitDataModule with words

@@ -50,6 +50,8 @@ class Classifier(System):
         super().setup(stage)
         if stage != "predict":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
+            held = data.records["id"].to_numpy(str)[[*data.indices("val"), *data.indices("test")]]
+            self.loss.use_held_out(frozenset(held.tolist()))  # type: ignore[operator]
             self.loss.use_class_names(self.class_names)  # type: ignore[operator]
             self.loss.use_counts(torch.as_tensor(data.class_counts("train")))  # type: ignore[operator]
 

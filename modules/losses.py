@@ -1,7 +1,7 @@
 """Per-sample classification losses: no reduction, so that the sum with the batch's weights is an exact global mean."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -66,6 +66,9 @@ class CrossEntropy(nn.Module):
 
     def use_class_names(self, names: Sequence[str]) -> None:
         """Take note of the classes, in their order; for losses that read what belongs to named classes."""
+
+    def use_held_out(self, ids: Collection[str]) -> None:
+        """Take note of the samples that the run validates or tests on; for losses that learn from stored samples."""
 
     def on_epoch(self, epoch: int) -> None:
         """Take note of the epoch, counted from 0, before its first step; for losses that change while training."""

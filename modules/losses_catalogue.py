@@ -5,7 +5,7 @@ others of its batch; ``val/nll`` compares models that were trained with differen
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -131,7 +131,8 @@ class LabelDistribution(CountedLoss):
 
     Args:
         rows: Row of each class; normalised to sum to one.
-        predictions: ``fit/predictions_val.npz`` of another run on the same split, in place of rows.
+        predictions: ``fit/predictions_calib.npz`` of a run with a calibration part (``split.calib``), in place of
+            rows; none of its samples may be one that this run validates or tests on.
         mixing: The m above, in (0, 1].
         class_weight: As in :class:`modules.losses.CrossEntropy`.
 
@@ -153,6 +154,7 @@ class LabelDistribution(CountedLoss):
             raise ValueError(f"mixing must lie in (0, 1], got {mixing}")
         self.predictions, self.mixing = predictions, mixing
         self.names: list[str] | None = None
+        self.held_out: frozenset[str] = frozenset()
         self.matrix = None if rows is None else square("rows", rows)
         if self.matrix is not None:
             if not bool((self.matrix.sum(1) > 0).all()):
@@ -162,6 +164,10 @@ class LabelDistribution(CountedLoss):
     def use_class_names(self, names: Sequence[str]) -> None:
         """Take the classes that the stored predictions have to be about."""
         self.names = list(names)
+
+    def use_held_out(self, ids: Collection[str]) -> None:
+        """Take the samples whose labels may not shape the targets."""
+        self.held_out = frozenset(ids)
 
     def expected_at_init(self, num_classes: int) -> float:
         """Return the mean loss over the training samples of a network that gives every class the same probability."""
@@ -176,7 +182,7 @@ class LabelDistribution(CountedLoss):
 
     def _matrix(self, logits: Tensor) -> Tensor:
         if self.matrix is None:  # not before it is needed: a run is tested where the other one is gone
-            self.matrix = read_confusion(self.predictions or "", self.names)
+            self.matrix = read_confusion(self.predictions or "", self.names, self.held_out)
         self.matrix = fitting("rows", self.matrix, logits)
         return self.matrix
 

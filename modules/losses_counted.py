@@ -1,6 +1,7 @@
 """What the losses of the catalogue share: the classes' shares of the training data, and matrices over classes."""
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,26 +51,33 @@ def fitting(name: str, values: Tensor, logits: Tensor) -> Tensor:
     return values.to(logits)
 
 
-def read_confusion(path: str, names: list[str] | None) -> Tensor:
+def read_confusion(path: str, names: list[str] | None, held_out: Collection[str] = ()) -> Tensor:
     """Return the mean probabilities (C, C) that stored predictions give to the samples of each class.
 
     Args:
         path: Predictions file of a run.
         names: Classes of the data, in order; ``None`` checks nothing.
+        held_out: Samples that may not be in the file: those that a run validates or tests on.
 
     Raises:
-        ValueError: For a file that is missing, no predictions file, or about other classes.
+        ValueError: For a file that is missing, no predictions file, about other classes, or with a held-out sample.
     """
     try:
         # from memory: a broken archive would keep numpy's own handle on the file
         with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             y, prob, found = file["y"], file["prob"], [str(name) for name in file["class_names"]]
+            held = sorted(set(file["id"].astype(str).tolist()) & set(held_out))
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ValueError(
-            f"{path}: not the predictions file of a run ({error}): give its fit/predictions_val.npz"
+            f"{path}: not the predictions file of a run ({error}): give its fit/predictions_calib.npz"
         ) from error
     if names and found != names:
         raise ValueError(f"{path} is about the classes {found}, the data have {names}: use a run on the same data")
+    if held:
+        raise ValueError(
+            f"{path} holds {len(held)} samples that this run validates or tests on, such as {held[0]!r}, and their "
+            "labels may not shape its targets: give fit/predictions_calib.npz of a run on this split (--split.calib)"
+        )
     empty = [name for i, name in enumerate(found) if not (y == i).any()]
     if empty:
         raise ValueError(f"{path} has no sample of {', '.join(empty)}: give rows instead")

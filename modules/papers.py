@@ -208,9 +208,21 @@ class PapersClassifier(Classifier):
         if stage == "fit" and self.tasks and not getattr(data, "auxiliary", False):
             raise ClassMapError(f"the tasks {sorted(self.tasks)} need data.auxiliary: true")
         super().setup(stage)
+        self._check_lengths(getattr(data, "limits", {}))
         if stage != "predict":
             counts = torch.as_tensor(self.trainer.datamodule.class_counts("train"), dtype=torch.float32)  # type: ignore[attr-defined]
             self.log_share.copy_((counts / counts.sum()).log())
+
+    def _check_lengths(self, limits: dict[str, int]) -> None:
+        """Refuse texts that may be longer than the encoder has places for: the lookup would fail deep in a step."""
+        places = [found for encoder in self.net.encoders if (found := getattr(encoder, "places", None))]  # type: ignore[union-attr]
+        for field, limit in limits.items():
+            if places and limit > min(places):
+                mend = "title_len and abstract_len together" if field == "text" else f"data.{field}_len"
+                raise ClassMapError(
+                    f"{field}: a text may have {limit} tokens, the encoder has places for {min(places)}: set {mend} "
+                    f"to at most {min(places)}, or use a longer encoder"
+                )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups by depth and by what is new."""

@@ -1,6 +1,7 @@
 """Made rows come after the split, from training rows only, and only in a fit; what each method makes and drops."""
 
 import json
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -323,6 +324,25 @@ def test_predictions_of_something_else_are_refused(tmp_path):
     write_predictions(files["predictions"], ["n0", "n1"], np.eye(2), ["odd", "third"])
     with pytest.raises(DataError, match="predicts odd, third; the classes of the data are even, odd"):
         PseudoLabels(**files).rows(data)
+
+
+def test_predictions_of_a_run_on_another_split_are_refused(tmp_path):
+    """A network that was trained on this run's test part would label its neighbours by heart."""
+    data = split_texts()
+    files = unlabelled(tmp_path, [0.99, 0.98], data)
+    inside = tmp_path / "run" / "predict" / "predictions.csv"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(Path(files["predictions"]).read_bytes())
+    method = PseudoLabels(files["path"], str(inside))
+    for hashed, fits in ((split_hash(data.table), True), ("another", False)):
+        (tmp_path / "run" / "run.json").write_text(json.dumps({"split_hash": hashed}), encoding="utf-8")
+        if fits:
+            assert len(method.rows(data)) == 2
+            data.extend_train(method.rows(data).iloc[:1])  # rows that were added are no part of the split
+            assert len(method.rows(data)) == 1
+        else:
+            with pytest.raises(DataError, match="of a run on another split"):
+                method.rows(data)
 
 
 @pytest.mark.parametrize("wrong", [{"threshold": 0}, {"threshold": 1.2}, {"quota": 0}, {"temperature": 0}])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from callbacks.report_files import Predictions, read_json, write_json
+from callbacks.report_files import Baselines, Predictions, read_json, write_json
 from datamodules.errors import DataError
 from lightning_project.compare import compare
 from lightning_project.ensemble import ensemble
@@ -162,6 +162,30 @@ def test_folds_are_combined_one_by_one_and_judged_out_of_fold(tmp_path):
     fabricate(tmp_path / "a" / "fold-1", 6, 1.0, "s0", part_seed=0, prefix="f0")
     with pytest.raises(DataError, match="occurs in two folds"):
         ensemble([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "no"))
+
+
+def test_the_simple_models_that_were_tested_stand_beside_it(tmp_path):
+    y, simple = {}, {}
+    for fold in (0, 1):
+        for seed, name in enumerate("ab"):
+            folder = tmp_path / name / f"fold-{fold}"
+            fabricate(folder, 10 * fold + seed, 1.5, f"s{fold}", part_seed=fold, prefix=f"f{fold}")
+        found = Predictions.load(tmp_path / "b" / f"fold-{fold}" / "test" / "predictions_test.npz")
+        prob = np.random.default_rng(fold).dirichlet(np.ones(4), N) + 0.2 * np.eye(4)[found.y]
+        Baselines.of(found, {"tfidf": prob / prob.sum(1, keepdims=True)}).save(
+            tmp_path / "b" / f"fold-{fold}" / "test" / "baselines_test.npz"
+        )
+        simple |= dict(zip(found.id, prob.argmax(1), strict=True))
+        y |= dict(zip(found.id, found.y, strict=True))
+    ensemble([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "out"), bootstrap=200)
+    value, difference, low, high = read_json(tmp_path / "out" / "ensemble.json")["simple_models"]["tfidf"]["macro_f1"]
+    ids = sorted(y)
+    expected = sk.f1_score([y[i] for i in ids], [simple[i] for i in ids], average="macro")
+    assert value == pytest.approx(expected)
+    own = pd.read_csv(tmp_path / "out" / "ensemble.csv")["macro_f1"].iloc[-1]
+    assert difference == pytest.approx(own - expected) and low < difference < high
+    page = (tmp_path / "out" / "ENSEMBLE.md").read_text(encoding="utf-8")
+    assert f"| tfidf | {value:.3f}; {difference:+.3f} ({low:+.3f} to {high:+.3f}) |" in page
 
 
 def test_seeds_of_a_folder_are_members_and_the_result_is_compared_as_a_run(tmp_path):

@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from lightning_project.explain import join
+from lightning_project.explain import Looks, join
 from lightning_project.explain_page import page, terminal
+from tests.fake_data.papers_tensors import PaperTensors
 from tests.fake_data.papers_toy import write
 from tests.running import code, run
+from tests.test_papers_system import Fixed, ready, system
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,34 @@ def test_the_page_shades_words_and_escapes_what_a_paper_says():
 def test_settings_that_cannot_be_explained_are_refused(capsys):
     assert code(["explain"], system="papers") == 2
     assert "explain needs trained weights" in capsys.readouterr().err
+
+
+def test_snapshots_are_explained_by_the_mean_of_their_attention():
+    """What is predicted is the mean of the snapshots; the attention of one network would explain another answer."""
+    model = ready(system(pooling="attention")).eval()
+    data = PaperTensors()
+    data.records = data.read_records()
+    Fixed().setup(type("Trainer", (), {"datamodule": data}), model, "fit")
+    batch = data.probe_batch(4)
+    own = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("net.")}
+    model.members = [{name: value * scale for name, value in own.items()} for scale in (1.0, 30.0)]
+    look = Looks(4)
+    outputs = {"id": batch["id"], "prob": model.predict_probabilities(batch)}
+    look.on_predict_batch_end(None, model, outputs, batch, 0)
+    each = []
+    for weights in model.members:
+        other = ready(system(pooling="attention")).eval()
+        other.load_state_dict(weights, strict=False)
+        each.append(other.net.attention(**other.net_inputs(batch))["abstract"])
+    assert (each[0] - each[1]).abs().max() > 1e-3
+    for row, found in enumerate(look.looks):
+        expected = torch.stack(each).mean(0)[row][batch["abstract_mask"][row]]
+        assert found["fields"]["abstract"] == pytest.approx(expected.tolist(), abs=1e-6)
+    model.members = None
+    alone = Looks(4)
+    alone.on_predict_batch_end(None, model, outputs, batch, 0)
+    expected = each[0][0][batch["abstract_mask"][0]]
+    assert alone.looks[0]["fields"]["abstract"] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 @pytest.mark.slow

@@ -242,6 +242,15 @@ def test_learnt_rows_of_other_classes_or_from_no_file_are_refused(tmp_path):
         LabelDistribution(predictions=str(tmp_path / "none.npz"))(LOGITS, TARGET)
 
 
+def test_rows_learnt_from_what_the_run_is_judged_on_are_refused(tmp_path):
+    loss = LabelDistribution(predictions=stored(tmp_path / "predictions_val.npz"))
+    loss.use_held_out(["7", "elsewhere"])
+    with pytest.raises(ValueError, match=r"holds 1 samples that this run validates or tests on, such as '7'"):
+        loss(LOGITS, TARGET)
+    loss.use_held_out(["elsewhere"])
+    assert loss(LOGITS, TARGET).shape == (12,)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"rows": ROWS, "predictions": "x"}, {"rows": [[1.0, 2.0]]}, {"rows": ROWS, "mixing": 0.0}, {"rows": [[0.0]]}],

@@ -462,6 +462,31 @@ def test_other_encoders_fit(shape: dict) -> None:
     assert "pooler" not in " ".join(encoder.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("kind", "places", "own"),
+    [
+        ("bert", 64, {}),
+        ("roberta", 62, {"pad_token_id": 1}),  # its table begins behind the padding index
+        ("distilbert", 64, {}),
+        ("albert", 64, {"embedding_size": 8}),
+        ("xlnet", None, {"d_inner": 32, "d_head": 8}),
+        ("modernbert", None, {"pad_token_id": 0}),
+    ],
+)
+def test_an_encoder_says_how_long_a_text_may_be(kind: str, places: int | None, own: dict) -> None:
+    sizes = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {} if kind == "xlnet" else {"intermediate_size": 32, "max_position_embeddings": 64}
+    encoder = TokenEncoder(random_model({"model_type": kind} | sizes | own)).eval()
+    assert encoder.places == places and encoder.width == WIDTH
+    assert len(encoder.layers) == (1 if kind == "albert" else 2)  # whose layers are one, run twice
+    if places:
+        mask = torch.ones(1, places + 1, dtype=torch.bool)
+        ids = torch.full(mask.shape, 5)
+        assert encoder(ids[:, 1:], mask[:, 1:]).shape == (1, places, WIDTH)
+        with pytest.raises((IndexError, RuntimeError)):
+            encoder(ids, mask)
+
+
 def test_freezing_is_by_layer_and_leaves_embeddings_unless_told() -> None:
     net = small()
     encoder = net.encoders[0]

@@ -18,7 +18,7 @@ from callbacks.probes import Probes
 from modules.base import ClassMapError
 from modules.classifier import logits_of
 from modules.losses import CrossEntropy
-from modules.losses_catalogue import Dice, FocalAlpha, MultiLabel
+from modules.losses_catalogue import Dice, FocalAlpha, LabelDistribution, MultiLabel
 from modules.nets.papers_encoder import CachedStates, Encoder, PretrainedEncoder, SmallEncoder, UpperLayers, Vectors
 from modules.nets.papers_encoder import random_model as make_bert
 from modules.nets.papers_tuning import LowRank
@@ -412,3 +412,50 @@ def test_a_prior_shift_moves_decisions_and_not_the_weights():
     expected = logits.softmax(1) * shares**-0.5
     torch.testing.assert_close(shifted.scores(logits).softmax(1), expected / expected.sum(1, keepdim=True))
     torch.testing.assert_close(plain.scores(logits), logits)
+
+
+def test_the_loss_is_told_what_the_run_is_judged_on():
+    model = system(loss=LabelDistribution([[1.0, 0.2, 0.1], [0.2, 1.0, 0.1], [0.1, 0.1, 1.0]]))
+    data = PaperTensors()
+    fitted(model, data)
+    held = {data.records["id"][i] for part in ("val", "test") for i in data.indices(part)}
+    assert model.loss.held_out == held and len(held) == 24
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [("albert", {"embedding_size": 8}), ("xlnet", {"d_inner": 32, "d_head": 8}), ("distilbert", {})]
+)
+def test_encoders_of_other_families_are_trained_whole_and_by_layer(kind, own, tmp_path):
+    sizes = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {} if kind == "xlnet" else {"intermediate_size": 32, "max_position_embeddings": 64}
+    shape = {"model_type": kind, **sizes, **own}
+    (tmp_path / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    spec = PretrainedEncoder(str(tmp_path), random_weights=True)
+    model = system(encoder=spec, tuning=Tuning(layer_decay=0.5))
+    trainer = fitted(model, PaperTensors())
+    probes = next(callback for callback in trainer.callbacks if isinstance(callback, Probes))
+    assert all(row["passed"] for row in probes.results), probes.results
+    rates = {name: group["lr"] for name, group in groups_of(model).items()}
+    assert rates["encoder_0_decay"] == 1e-3 and min(rates.values()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"title": 8, "abstract": 65},
+            "abstract: a text may have 65 tokens, the encoder has places for 64: set data.abstract_len",
+        ),
+        ({"text": 65}, "set title_len and abstract_len together"),
+        ({"title": 64, "abstract": 64}, None),
+    ],
+)
+def test_texts_longer_than_the_encoder_has_places_for_are_refused(limits, message):
+    data = PaperTensors("single" if "text" in limits else "tokens")
+    data.limits = limits
+    model = system(encoding="single" if "text" in limits else "shared")
+    if message is None:
+        fitted(model, data)
+        return
+    with pytest.raises(ClassMapError, match=message):
+        fitted(model, data)

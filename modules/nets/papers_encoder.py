@@ -89,7 +89,7 @@ class SmallEncoder(Encoder):
 
 
 class PretrainedEncoder(Encoder):
-    """Any encoder of `transformers`, by local folder or hub id (SciBERT, RoBERTa, DeBERTa-v3, MiniLM, ...).
+    """An encoder of `transformers`, by local folder or hub id (SciBERT, RoBERTa, DeBERTa-v3, MiniLM, ALBERT, ...).
 
     Args:
         source: Folder or hub id.
@@ -202,6 +202,9 @@ class TokenEncoder(nn.Module):
         # Given whole, such a mask is taken as it is; made by the model, it costs a read of the device in each step.
         encoder = getattr(model, "encoder", None)
         self._whole_mask = config._attn_implementation == "sdpa" and hasattr(encoder, "layer")
+        for name, parameter in model.named_parameters():
+            if name.rpartition(".")[2] in _NEVER_READ:
+                parameter.requires_grad_(False)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -212,6 +215,15 @@ class TokenEncoder(nn.Module):
     def embeddings(self) -> nn.Module | None:
         """What comes before the layers."""
         return getattr(self.model, "embeddings", None) or self.model.get_input_embeddings()  # type: ignore[operator]
+
+    @property
+    def places(self) -> int | None:
+        """Most tokens of a text; ``None`` where positions have no table."""
+        table = getattr(self.embeddings, "position_embeddings", None)
+        if not isinstance(table, nn.Embedding):
+            return None
+        # RoBERTa-like tables begin behind the padding index
+        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Map ids (B, T) int64 and mask (B, T) bool, True = real token, to states (B, T, H)."""
@@ -288,13 +300,19 @@ def pretrained_model(source: str) -> nn.Module:
     return model.train()  # it comes in eval mode, and would be tuned without its dropout
 
 
+# Where families of encoders have their layers; ALBERT has groups of layers that are run again and again.
+_LAYERS = ("encoder.layer", "transformer.layer", "encoder.albert_layer_groups", "encoder.layers", "layers", "layer")
+# XLNet's for pre-training, and for telling two segments apart: no input here reaches them.
+_NEVER_READ = ("mask_emb", "seg_embed", "r_s_bias")
+
+
 def model_layers(model: nn.Module) -> nn.ModuleList:
     """Return the layers of a model, from the lowest.
 
     Raises:
         ValueError: For a model whose layers are not where BERT-like models have them.
     """
-    for path in ("encoder.layer", "transformer.layer", "layers"):
+    for path in _LAYERS:
         owner, _, name = path.rpartition(".")
         layers = getattr(getattr(model, owner, None) if owner else model, name, None)
         if isinstance(layers, nn.ModuleList):

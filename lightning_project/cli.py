@@ -17,6 +17,7 @@ from callbacks.ensemble import Ensemble
 from callbacks.epoch_lines import EpochLines
 from callbacks.gradient_clipping import GradientClipping
 from callbacks.probes import Probes
+from callbacks.report_language import LanguageJudgement
 from callbacks.run_report import RunReport
 from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
@@ -43,6 +44,7 @@ SHARED: dict[str, type] = {
     "gradient_clipping": GradientClipping,
     "early_stopping": EarlyStopping,
     "checkpoint": Checkpoint,
+    "judgement": LanguageJudgement,
     "report": RunReport,
     "ensemble": Ensemble,
 }

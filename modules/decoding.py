@@ -6,7 +6,7 @@ So there is no padding and no mask, a position means the same in every row, and 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,65 @@ class Reader(Protocol):
     def read(self, tokens: Tensor) -> Tensor:
         """Read the next tokens (B, T) of each text; return the logits (B, V) of the token after the last."""
         ...
+
+
+class WindowReader:
+    """Reads with a language model, through a window that moves on.
+
+    When the window is full its older half goes: the memory, if there is one, takes it as a segment of its own, and the
+    newer half is read again from the first position. So no position reads its own part of the text from the memory, and
+    no position beyond those of training is used.
+
+    Args:
+        net: Language model in evaluation mode; its ``forward`` takes ``state`` and ``cache``, see ``new_state`` and
+            ``new_cache``.
+        batch: Number of texts.
+        window: Tokens seen at once, as in training.
+        cached: Keep keys and values, so that each token is read once; without it each step reads the window anew, with
+            the same results.
+    """
+
+    def __init__(self, net: Any, batch: int, window: int, cached: bool = True) -> None:  # noqa: ANN401  # shared code knows no system's network
+        if net.training:
+            raise ValueError("a network in training mode would drop and explore: call eval() first")
+        if window < 2:
+            raise ValueError(f"a window has at least 2 tokens, got {window}")
+        self.net, self.batch, self.window, self.cached = net, batch, window, cached
+        self.half = window // 2
+        self.state = net.new_state(batch, self.half)
+        self._empty()
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read the next tokens (B, T), T at least 1, of each text; return the logits (B, V) after the last."""
+        with torch.inference_mode():
+            while True:
+                piece, tokens = tokens.split([room := min(self.room, tokens.shape[1]), tokens.shape[1] - room], 1)
+                logits = self._advance(piece) if room else None
+                if logits is not None and not tokens.shape[1]:
+                    return logits
+                self._move_on()
+
+    @property
+    def room(self) -> int:
+        """Tokens that the window still takes."""
+        return self.window - self.tokens.shape[1]
+
+    def _empty(self) -> None:
+        self.tokens = torch.empty(self.batch, 0, dtype=torch.long)
+        self.cache = self.net.new_cache(self.batch, self.window) if self.cached else None
+
+    def _advance(self, tokens: Tensor) -> Tensor:
+        self.tokens = torch.cat([self.tokens.to(tokens.device), tokens], 1)
+        # `forward`, not the call: a compiled network would be compiled again for each length
+        out = self.net.forward(tokens if self.cached else self.tokens, state=self.state, cache=self.cache)
+        return out["logits"][:, -1].float()
+
+    def _move_on(self) -> None:
+        older, newer = self.tokens[:, : self.half], self.tokens[:, self.half :]
+        if self.state is not None:
+            self.state = self.net.forward(older, state=self.state)["state"]
+        self._empty()
+        self._advance(newer)
 
 
 class Written:

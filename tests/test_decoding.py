@@ -1,10 +1,15 @@
 """Texts written side by side: what a reader is asked, when a text ends, and what can be shown when."""
 
+import numpy as np
 import pytest
 import torch
 
-from modules.decoding import Text, Written, write
+from modules.continuing import Vocabulary, continue_texts, judge_continuations, places
+from modules.decoding import Text, WindowReader, Written, write
 from modules.generation import Sampling
+from modules.nets.language import LanguageTransformer, Shape
+from modules.nets.memory import Slots
+from modules.text_metrics import bleu
 
 V, END = 11, 10
 CPU = torch.device("cpu")
@@ -113,3 +118,112 @@ def test_half_a_character_is_held_back():
 def test_what_cannot_be_written_is_refused(prompt, limit, stops, message):
     with pytest.raises(ValueError, match=message):
         Text.make(0, prompt, Sampling(), limit, 0, decode, stops)
+
+
+NETS = {
+    "none": (None, {}),
+    "rotary and copy": (None, {"positions": "rotary", "copy": 8}),
+    "keyed": (Slots(8, 8, 4), {}),
+    "keyed, rotary and copy": (Slots(8, 8, 4), {"positions": "rotary", "copy": 8}),
+    "brief": (Slots(8, 8, 4, kind="brief"), {"norm": "post"}),
+}
+
+
+def network(name: str) -> LanguageTransformer:
+    """A tiny network that is not at its start, where the memory's gate is zero."""
+    memory, form = NETS[name]
+    torch.manual_seed(0)
+    net = LanguageTransformer(V, Shape(16, 2, 2, 32, 12, **{"norm": "pre", **form}), memory=memory)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return net.eval()
+
+
+def tokens(rows: int, length: int) -> torch.Tensor:
+    return torch.randint(V, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+def by_hand(net: LanguageTransformer, row: torch.Tensor, window: int) -> torch.Tensor:
+    """What the reader should say after a text (N,): halves that have left were written, the rest is the window."""
+    half, state, gone = window // 2, net.new_state(1, window // 2), 0
+    while len(row) - gone > window:
+        if state is not None:
+            state = net(row[None, gone : gone + half], state=state)["state"]
+        gone += half
+    return net(row[None, gone:], state=state)["logits"][0, -1]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_cache_changes_nothing_over_several_windows_and_neither_do_other_texts(name):
+    net, given = network(name), tokens(3, 40)
+    cached, plain, alone = WindowReader(net, 3, 12), WindowReader(net, 3, 12, cached=False), WindowReader(net, 1, 12)
+    with torch.no_grad():
+        for at in range(40):
+            piece = given[:, at : at + 1]
+            found = cached.read(piece)
+            torch.testing.assert_close(plain.read(piece), found, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(alone.read(piece[1:2])[0], found[1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(by_hand(net, given[0, : at + 1], 12), found[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["none", "keyed"])
+@pytest.mark.parametrize("length", [1, 12, 13, 40])
+def test_a_long_prompt_is_read_at_once_as_token_by_token(name, length):
+    net, given = network(name), tokens(2, length)
+    steps = WindowReader(net, 2, 12)
+    last = [steps.read(given[:, at : at + 1]) for at in range(length)][-1]
+    torch.testing.assert_close(WindowReader(net, 2, 12).read(given), last, atol=1e-5, rtol=1e-5)
+
+
+def test_what_has_left_the_window_is_known_by_the_memory_alone():
+    given = tokens(1, 30)
+    other = given.clone()
+    other[:, :6] = (other[:, :6] + 1) % V
+    for name, same in (("none", True), ("keyed", False)):
+        found = [WindowReader(network(name), 1, 12).read(one) for one in (given, other)]
+        assert torch.equal(*found) is same, name
+
+
+@pytest.mark.parametrize("name", ["none", "keyed, rotary and copy"])
+def test_texts_of_a_network_are_the_same_in_any_batch(name):
+    net, found = network(name), []
+    prompts = [[i % V, (3 * i) % V] * (i + 1) for i in range(7)]
+    for batch_size in (1, 3, 7):
+        some = texts(prompts, limit=25)
+        continue_texts(net, some, 12, END, batch_size)
+        found.append([(text.tokens, text.ended) for text in some])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_network_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match="eval"):
+        WindowReader(network("none").train(), 1, 12)
+    with pytest.raises(ValueError, match="at least 2"):
+        WindowReader(network("none"), 1, 1)
+
+
+def test_places_lie_in_one_document_and_are_spread():
+    words, starts = np.arange(100), np.array([0, 30, 37])
+    found = list(places(words, starts, prompt=4, length=6, count=5, end=999))
+    assert len(found) == 5
+    for prompt, true in found:
+        assert prompt[-4:] + true == list(range(prompt[-4], prompt[-4] + 10))
+        assert any(a <= prompt[-4] and true[-1] < b for a, b in ((0, 30), (37, 100)))
+        assert (prompt[0] == 999) == (prompt[-4] in starts)
+    assert len(list(places(words, starts, 4, 6, 1000, 999))) == 3 + 0 + 6
+    assert list(places(words, starts, 90, 50, 5, 999)) == []
+
+
+def test_continuations_are_measured_beside_the_true_ones():
+    net, words = network("none"), np.arange(60) % V
+    chosen = list(places(words, np.array([0]), prompt=4, length=8, count=4, end=END))
+    vocabulary = Vocabulary(lambda ids: " ".join("abcdefghijk"[i] for i in ids), V, END, None)
+    metrics, some = judge_continuations(net, chosen, vocabulary, 12, Sampling("greedy"), batch_size=2)
+    assert [len(text.tokens) for text in some] == [8] * 4
+    assert metrics["off_likeliest"] == 0 and metrics["true_repetition_1"] == 0
+    true_texts = [[vocabulary.decode(true)] for _, true in chosen]
+    assert metrics["bleu_1"] == bleu([text.written.text for text in some], true_texts, 1)
+    bold, _ = judge_continuations(net, chosen, vocabulary, 12, Sampling("temperature", temperature=5.0), batch_size=2)
+    assert bold["off_likeliest"] > 0.3
+    assert bold["repetition_2"] < metrics["repetition_2"]

@@ -70,10 +70,10 @@ def judged(trainer: Loose, module: Loose, memory: str = "on") -> Iterator[None]:
 
 def batches(module: Loose, loader: Iterable[Any], what: str) -> Iterator[Any]:
     """Yield the batches of a loader on the system's device; streams begin anew."""
-    module.new_streams()
+    module.on_test_epoch_start()
     for batch in tqdm(loader, desc=what, disable=None, leave=False):
         yield {name: value.to(module.device, non_blocking=True) for name, value in batch.items()}
-    module.new_streams()
+    module.on_test_epoch_start()
 
 
 def score(
@@ -92,8 +92,8 @@ def score(
     outputs, states = [], []
     with judged(trainer, module, memory):
         for batch in batches(module, loader, what):
-            out = module.losses(batch)
-            outputs.append((out["place"], out["nll"].float(), out["position"]))
+            out = module.judge(batch)
+            outputs.append((batch["y_place"], out["nll"].float(), batch["y_position"]))
             if hidden:
                 states.append(out["hidden"].float())
     return Scored.of(outputs, states)
@@ -123,8 +123,8 @@ def look(trainer: Loose, module: Loose, loader: Iterable[Any]) -> Looked:
         for number, batch in enumerate(batches(module, loader, "looking at attention and slots")):
             if number == LOOK_BATCHES:
                 break
-            out = module.losses(batch, look=True)
-            real = out["place"] >= 0
+            out = module.judge(batch, look=True)
+            real = batch["y_place"] >= 0
             full = real.all(1)
             if "attention" in out and full.any():
                 weights = out["attention"][:, full].float()

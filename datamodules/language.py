@@ -248,11 +248,16 @@ class LanguageData(SplitDataModule):
 
     def probe_batch(self, n: int) -> Batch:
         """Return the beginnings of the first ``n`` training documents."""
-        corpus = self.corpus("train")
-        few = Corpus(corpus.labels[: int(corpus.lengths[:n].sum())], corpus.starts[:n], corpus.documents[:n], corpus.eos)
+        few = self._first(self.corpus("train"), n)
         rows = len(few.starts)
         batches = TextBatches(few, self.window, self.stride, rows, None, self.seed)
         return next(iter(BatchLoader(batches, TextSampler(batches, 0, 1, 1))))
+
+    @staticmethod
+    def _first(corpus: Corpus, n: int | None) -> Corpus:
+        """Return the first n documents."""
+        labels = corpus.labels[: int(corpus.lengths[:n].sum())]
+        return Corpus(labels, corpus.starts[:n], corpus.documents[:n], corpus.eos)
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches, in a new order each epoch."""
@@ -270,9 +275,15 @@ class LanguageData(SplitDataModule):
         """Return the batches of the calibration part, each label once."""
         return self._text_loader("calib", train=False)
 
-    def part_dataloader(self, part: str) -> BatchLoader:
-        """Return the batches of any part as it is judged, each label once (the training part for its perplexity)."""
-        return self._text_loader(part, train=False)
+    def part_dataloader(self, part: str, documents: int | None = None) -> BatchLoader:
+        """Return the batches of any part as it is judged, all in this process, each label once.
+
+        Args:
+            part: Part.
+            documents: Only so many of its first documents.
+        """
+        batches = self._batches(self._first(self.corpus(part), documents), train=False)
+        return self._loader_of(batches, TextSampler(batches, rank=0, world_size=1, accumulate=1))
 
     def predict_dataloader(self) -> BatchLoader:
         """Return all text to score, or that of ``predict_part``, each label once."""
@@ -286,6 +297,9 @@ class LanguageData(SplitDataModule):
             world_size=trainer.world_size if trainer else 1,
             accumulate=trainer.accumulate_grad_batches if trainer and train else 1,
         )
+        return self._loader_of(batches, sampler)
+
+    def _loader_of(self, batches: TextBatches, sampler: TextSampler) -> BatchLoader:
         return BatchLoader(batches, sampler, self.num_workers, torch.cuda.is_available())
 
     def describe(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import math
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from modules.base import Batch, ClassMapError, System
 from modules.metrics import Mean
 from modules.nets.language import Dropouts, LanguageTransformer, Shape
+from modules.nets.language_lstm import LanguageLSTM
 from modules.nets.language_parts import Exploration, TokenLoss
 from modules.nets.memory import Slots, State
 
@@ -30,6 +30,7 @@ class LanguageModel(System):
         schedule: Builds the learning-rate schedule; ``None`` keeps the rate.
         schedule_interval: Whether the schedule counts optimizer steps or epochs.
         vocab_size: Tokens of the vocabulary; ``None`` takes the data's.
+        network: The Transformer, or an LSTM to compare it with (of ``shape`` it takes width, depth and max_len).
         shape: Sizes and form of the Transformer.
         dropouts: Everything that is dropped in training.
         memory: External memory; ``None`` leaves it out. It needs ``data.order: streams``.
@@ -39,10 +40,11 @@ class LanguageModel(System):
         compile_net: Compile the network with ``torch.compile``.
     """
 
+    PREDICTS: ClassVar[str] = "text"
     SIZES: ClassVar[tuple[str, ...]] = ("vocab_size",)
     TARGET_SIZES: ClassVar[tuple[str, ...]] = ("vocab_size",)
 
-    net: LanguageTransformer | None
+    net: LanguageTransformer | LanguageLSTM | None
     loss: TokenLoss
 
     def __init__(
@@ -52,6 +54,7 @@ class LanguageModel(System):
         schedule: LRSchedulerCallable | None = None,
         schedule_interval: Literal["step", "epoch"] = "step",
         vocab_size: int | None = None,
+        network: Literal["transformer", "lstm"] = "transformer",
         shape: Shape = Shape(),  # noqa: B008  # frozen
         dropouts: Dropouts = Dropouts(),  # noqa: B008
         memory: Slots | None = None,
@@ -64,7 +67,10 @@ class LanguageModel(System):
         self.save_hyperparameters()
         self.optimizer, self.schedule, self.schedule_interval = optimizer, schedule, schedule_interval
         self.loss, self.decay_all, self.compile_net = TokenLoss(loss_chunk), decay_all, compile_net
-        self.shape, self.dropouts, self.memory, self.exploration = shape, dropouts, memory, exploration
+        if network == "lstm" and (memory is not None or exploration is not None):
+            raise ValueError("the LSTM is a baseline without memory and exploration: set both to null")
+        self.network, self.shape, self.dropouts = network, shape, dropouts
+        self.memory, self.exploration = memory, exploration
         self.memory_mode: Literal["on", "off", "shuffled"] = "on"  # of an evaluation; no weight changes
         self.train_loss, self.val_nll = Mean(), Mean()
         self.carry: State | None = None  # what training carries from segment to segment; no part of the weights
@@ -72,10 +78,12 @@ class LanguageModel(System):
         self.build_if_known()
 
     def build(self) -> None:
-        """Build the Transformer."""
-        self.net = LanguageTransformer(
-            self.hparams["vocab_size"], self.shape, self.dropouts, self.memory, self.exploration, self.loss.chunk
-        )
+        """Build the Transformer, or the LSTM."""
+        size, chunk = self.hparams["vocab_size"], self.loss.chunk
+        if self.network == "lstm":
+            self.net = LanguageLSTM(size, self.shape, self.dropouts, chunk)
+        else:
+            self.net = LanguageTransformer(size, self.shape, self.dropouts, self.memory, self.exploration, chunk)
 
     def setup(self, stage: str) -> None:
         """Build the network; refuse data that it cannot be trained on."""
@@ -87,10 +95,10 @@ class LanguageModel(System):
             raise ClassMapError(
                 f"data.window is {data.window}, but model.shape.max_len {self._net().shape.max_len}: raise max_len"
             )
-        if stage == "fit" and self.memory is not None and data.order != "streams":
+        if stage == "fit" and (self.memory is not None or self.network == "lstm") and data.order != "streams":
             raise ClassMapError("a memory is written from earlier segments of a stream: set data.order to streams")
 
-    def _net(self) -> LanguageTransformer:
+    def _net(self) -> LanguageTransformer | LanguageLSTM:
         assert self.net is not None
         return self.net
 
@@ -139,19 +147,24 @@ class LanguageModel(System):
         """Begin without a memory."""
         self._judged = None
 
-    def judge(self, batch: Batch, extra: bool = False) -> dict[str, Any]:
+    def judge(self, batch: Batch, extra: bool = False, look: bool = False) -> dict[str, Any]:
         """Score the labels of a batch and carry the memory on, as ``memory_mode`` says.
 
         Args:
             batch: Of an evaluation; batches of one part in their order.
-            extra: Also return logits and hidden states, in place of ``nll``.
+            extra: Return logits in place of ``nll``.
+            look: Also return the weights of attention and of the memory's reads.
+
+        Returns:
+            ``nll`` (B, T), ``hidden`` (B, T, W), ``state`` where one is carried.
         """
         net, state = self._net(), self._judged
         if state is None or self.memory_mode == "off":
             state = net.new_state(*batch["tokens"].shape)
         if self.memory_mode == "shuffled" and state is not None:
             state = {name: value.roll(1, 0) for name, value in state.items()}  # another stream's memory
-        out = net(**self.net_inputs(batch), state=state, targets=None if extra else batch["y"])
+        looking = {"look": True} if look else {}
+        out = net(**self.net_inputs(batch), state=state, targets=None if extra else batch["y"], **looking)
         after = out.get("state")
         if self.memory_mode == "shuffled" and after is not None:
             after = {name: value.roll(-1, 0) if name in _SLOTS else value for name, value in after.items()}
@@ -215,7 +228,7 @@ class LanguageModel(System):
         net = self._net()
         shape, memory = net.shape, net.memory
         return {
-            "architecture": "LanguageTransformer",
+            "architecture": type(net).__name__,
             "vocab_size": net.embedding.num_embeddings,
             "hidden_dim": net.embedding.embedding_dim,
             "num_layers": len(net.blocks),

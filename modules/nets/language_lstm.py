@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from modules.nets.language import Dropouts
+from modules.nets.language import Dropouts, Shape
 from modules.nets.language_parts import TokenLoss, locked_dropout
 from modules.nets.memory import State
 
@@ -16,8 +16,7 @@ class LanguageLSTM(nn.Module):
 
     Args:
         vocab_size: Tokens of the vocabulary.
-        width: Width of embeddings and of every layer.
-        depth: Layers.
+        shape: Its ``width`` is that of the embeddings and of every layer, its ``depth`` the number of layers.
         dropouts: Probabilities of dropout; ``dropout`` is that between layers, ``attention_dropout`` has no place.
         loss_chunk: Positions whose scores over the vocabulary exist at once; 0 = all.
     """
@@ -25,17 +24,18 @@ class LanguageLSTM(nn.Module):
     def __init__(
         self,
         vocab_size: int,
-        width: int,
-        depth: int,
+        shape: Shape = Shape(),  # noqa: B008  # frozen
         dropouts: Dropouts = Dropouts(),  # noqa: B008  # frozen
         loss_chunk: int = 0,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        self.vocab_size, self.width, self.dropouts = vocab_size, width, dropouts
+        if shape.depth < 1:
+            raise ValueError(f"shape.depth must be at least 1, got {shape.depth}")
+        width = shape.width
+        self.vocab_size, self.shape, self.dropouts = vocab_size, shape, dropouts
+        self.memory = self.noise = None  # what only the Transformer has
         self.embedding = nn.Embedding(vocab_size, width)
-        self.layers = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in range(depth))
+        self.layers = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in range(shape.depth))
         self.head = nn.Linear(width, vocab_size)
         self.loss = TokenLoss(loss_chunk)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
@@ -49,7 +49,7 @@ class LanguageLSTM(nn.Module):
             batch: Streams.
             length: Tokens of a segment; the state of this model does not depend on it.
         """
-        zeros = torch.zeros(batch, len(self.layers), self.width, device=self.embedding.weight.device)
+        zeros = torch.zeros(batch, len(self.layers), self.shape.width, device=self.embedding.weight.device)
         return {"hidden": zeros, "cell": zeros.clone()}
 
     def forward(

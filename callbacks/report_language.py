@@ -1,5 +1,6 @@
 """The judgement of a language model: perplexities with intervals and baselines, and what its memory is worth."""
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,20 +8,23 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from callbacks import causal_lm, report_language_page, report_language_plots
 from callbacks import report_files as files
+from callbacks import report_language_page, report_language_plots
 from callbacks.report_language_baselines import counting_models
 from callbacks.report_language_files import TextPredictions
-from callbacks.report_language_score import Looked, Scored, look, score
+from callbacks.report_language_score import Looked, Scored, judged, look, score
 from callbacks.report_language_targets import panel
 from callbacks.report_published import PUBLISHED
 from datamodules.errors import DataError
-from modules import neural_cache, perplexity
+from modules import continuing, neural_cache, perplexity
+from modules.generation import Sampling
 
 LEVEL = 0.95
+PROMPT, LENGTH, PLACES = 32, 64, 64  # tokens given, tokens continued, and places of the text, for generation
 
 
 class LanguageJudgement(pl.Callback):
@@ -64,6 +68,7 @@ class LanguageJudgement(pl.Callback):
         self._scored: Scored | None = None
         self._found: TextPredictions | None = None
         self._looked: Looked | None = None
+        self._samples: pd.DataFrame | None = None
 
     # -- the Trainer's own loop -------------------------------------------------------------------------------------
 
@@ -149,6 +154,8 @@ class LanguageJudgement(pl.Callback):
         if self.metrics == "all" or self.maps:
             self._looked = look(trainer, module, data.part_dataloader(part))
             result |= {"attention": self._looked.attention, "slots": self._looked.slots}
+        if self.metrics == "all":
+            result |= self._continue(trainer, module, part)
         if self.published:
             result["published"] = [vars(entry) for entry in PUBLISHED[self.published]]
         return result
@@ -163,6 +170,8 @@ class LanguageJudgement(pl.Callback):
             notes["counting models"] = "not run (report.baselines is off)"
         rows = {name: row for row, name in enumerate(data.records["id"].astype(str))}
         for source in self.causal_models:
+            from callbacks import causal_lm  # transformers takes seconds to import
+
             texts = [data.text(rows[name]) for name in found.id]
             other = causal_lm.score(source, texts, data.window, data.stride, module.device)
             name = f"{Path(source).name} ({other.parameters / 1e6:.0f}M, window {other.window}, stride {other.stride})"
@@ -210,6 +219,27 @@ class LanguageJudgement(pl.Callback):
         found, _ = predictions(data, "train", score(trainer, module, loader, "training part"))
         return {"values": perplexity.measured(found.sums()), "documents": len(found.id)}
 
+    def _continue(self, trainer: pl.Trainer, module: pl.LightningModule, part: str) -> dict[str, Any]:
+        """Continue places of the text, and measure the continuations beside the true ones."""
+        data = _data(trainer)
+        tokenizer, tokens, starts = data.tokenizer, np.asarray(data.tokens(part)), np.asarray(data.starts(part))
+        chosen = list(continuing.places(tokens, starts, PROMPT, LENGTH, PLACES, tokenizer.eos_id))
+        if not chosen:
+            return {"generation_note": f"not run: no document has {PROMPT + LENGTH} tokens"}
+        if not hasattr(module.net, "new_cache"):
+            return {"generation_note": "not run: this network does not continue texts"}
+        words = continuing.Vocabulary(tokenizer.decode, tokenizer.vocab_size, tokenizer.eos_id, tokenizer.unk_id)
+        with judged(trainer, module):
+            found, texts = continuing.judge_continuations(module.net, chosen, words, data.window, Sampling())
+        self._samples = pd.DataFrame(
+            {
+                "prompt": [tokenizer.decode(prompt) for prompt, _ in chosen],
+                "generated": [text.written.text for text in texts],
+                "true": [tokenizer.decode(true) for _, true in chosen],
+            }
+        )
+        return {"generation": found}
+
     def _with_cache(
         self,
         trainer: pl.Trainer,
@@ -242,6 +272,9 @@ class LanguageJudgement(pl.Callback):
         metrics["panel"] = panel(metrics, files.read_json(root / "fit" / "metrics.json"))
         report_language_page.write_tables(root / stage, metrics)
         files.write_json(root / stage / "metrics.json", metrics)
+        if self._samples is not None:
+            text = self._samples.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)  # any character at all
+            files.write_text(root / stage / "samples.csv", text)
         report_language_plots.write(root, stage, metrics, run, log, self._looked)
 
     def page(self, root: Path, shown: str) -> str:

@@ -19,7 +19,7 @@ LABELS = {
     "bits_per_byte": "bits per byte",
     "nll": "nats per token",
 }
-SAMPLES = "samples.md"  # of a stage; what `generate` and the metrics of generation leave
+SAMPLES = 5  # shown on the page; samples.csv has them all
 ARTIFACTS = (
     ("checkpoints/best.ckpt", "checkpoint of the best epoch, with its vocabulary"),
     ("weights.safetensors", "weights of the best epoch, plain tensors"),
@@ -172,13 +172,19 @@ def _uses(root: Path, metrics: Mapping[str, Any], stage: str) -> str:
 def _generation(root: Path, metrics: Mapping[str, Any], stage: str) -> str:
     found = metrics.get("generation")
     if not found:
-        return ""
+        note = metrics.get("generation_note")
+        return f"## Generated text\n\nContinuations: {note}." if note else ""
     names = [name for name in found if not name.startswith("true_")]
     rows = [[name.replace("_", " "), number(found[name]), number(found.get(f"true_{name}"))] for name in names]
     text = "## Generated text\n\n" + table(["", "generated", "true text"], rows)
     text += "\n\nSelf-BLEU is high where samples are alike. No person has judged these texts, and no score pretends so."
-    samples = root / stage / SAMPLES
-    return text + ("\n\n" + samples.read_text(encoding="utf-8").strip() if samples.is_file() else "")
+    samples = root / stage / "samples.csv"
+    if samples.is_file():
+        chosen = pd.read_csv(samples, keep_default_na=False).iloc[:: max(1, len(pd.read_csv(samples)) // SAMPLES)]
+        texts = chosen.head(SAMPLES)[["prompt", "generated", "true"]].to_numpy().tolist()
+        shown = [[" ".join(text.split()) for text in row] for row in texts]
+        text += "\n\n" + table(["prompt (of this part)", "generated", "true text"], shown)
+    return text
 
 
 def _panel(metrics: Mapping[str, Any]) -> str:

@@ -134,18 +134,17 @@ def look(trainer: Loose, module: Loose, loader: Iterable[Any]) -> Looked:
                 now = out["state"]["importance"] > 0
                 fresh = now & (out["state"]["age"] == 0)
                 reads.append((out["slots"].float() * real.unsqueeze(2)).sum((0, 1)))
-                if number:  # the first segment of a stream had nothing to write
-                    written.append(fresh.float().mean(0))
-                    if used is not None and used.shape == now.shape:
-                        overwritten.append((fresh & used).float().mean(0))
-                    importance.append(out["state"]["importance"][now.any(1)].cpu().numpy())
+                live = real.any(1) & ~batch["starts"].any(1)  # the first segment of a document has nothing to write
+                if used is not None and live.any():
+                    written.append(fresh[live].float().mean(0))
+                    overwritten.append((fresh & used)[live].float().mean(0))
+                    importance.append(out["state"]["importance"][live].cpu().numpy())
                 used = now
-                read_map = out["slots"][0].float().cpu().numpy()
+                read_map = out["slots"][int(real.sum(1).argmax())].float().cpu().numpy()
     attention = {name: float(np.mean([use[name] for use in uses])) for name in uses[0]} if uses else {}
     slots = {}
-    if reads and importance and sum(len(rows) for rows in importance):
+    if importance:
         mass = torch.stack(reads).sum(0).cpu().numpy()
         slots = slot_use(mass, torch.stack(written).mean(0).cpu().numpy(), np.concatenate(importance))
-        if overwritten:
-            slots["overwritten_share"] = float(torch.stack(overwritten).mean())
+        slots["overwritten_share"] = float(torch.stack(overwritten).mean())
     return Looked(attention, slots, attention_map, read_map)

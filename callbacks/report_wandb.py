@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 # what a stage may have written; those of classes, then those of text
 PICTURES = ("confusion", "per_class", "calibration", "distance", "attention", "slots")
-TABLES = ("per_class", "mistakes", "by_distance", "by_position", "panel", "samples")
+TABLES = ("per_class", "mistakes", "results", "by_distance", "by_position", "panel", "samples")
 
 
 def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:

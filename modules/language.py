@@ -231,7 +231,7 @@ class LanguageModel(System):
             "architecture": type(net).__name__,
             "vocab_size": net.embedding.num_embeddings,
             "hidden_dim": net.embedding.embedding_dim,
-            "num_layers": len(net.blocks),
+            "num_layers": shape.depth,
             "num_heads": shape.heads,
             "ffn": shape.ffn,
             "max_len": shape.max_len,

@@ -195,6 +195,9 @@ class RunReport(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the predictions, store them, and log the metrics computed from them on every process."""
+        if self.keep_calib and self._text is not None:
+            self._text.finish(trainer, "calib", Path(trainer.default_root_dir) / "fit")
+            return
         if self.keep_calib:
             found = self._gather(trainer, pl_module)
             if trainer.is_global_zero:

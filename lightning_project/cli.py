@@ -30,6 +30,7 @@ from lightning_project.explain import explain
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, class_at, import_all
 from lightning_project.predictions import write_predictions_of
+from lightning_project.predictions_language import write_losses_of
 from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
 from lightning_project.verbs import WITH_CONFIG, WITHOUT_CONFIG
@@ -199,7 +200,8 @@ class ProjectCLI(LightningCLI):
 
     def predict(self, model: System, datamodule: SplitDataModule, ckpt_path: str) -> None:
         """Predict and write `predict/predictions.csv`."""
-        write_predictions_of(self.trainer, self.run.path, model, datamodule, ckpt_path)
+        write = write_losses_of if model.PREDICTS == "text" else write_predictions_of
+        write(self.trainer, self.run.path, model, datamodule, ckpt_path)
 
     def close(self) -> None:
         """Forget the folder, take a refused run's folder away, end the loggers; whatever happened before."""

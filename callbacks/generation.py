@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
 from callbacks.report_files import write_text
-from modules.continuing import continue_texts
+from modules.continuing import Vocabulary, continue_texts
 from modules.decoding import Text
 from modules.generation import Sampling
 
@@ -57,15 +57,15 @@ class Generation(pl.Callback):
         if not trainer.state.fn == "fit" or trainer.sanity_checking or trainer.current_epoch % self.every_n_epochs:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        net, tokenizer = pl_module.net, data.tokenizer
+        tokenizer, vocabulary = data.tokenizer, Vocabulary.of(data.tokenizer)
         texts = [
             Text.make(
                 *(i, [tokenizer.eos_id, *tokenizer.encode(prompt).tolist()], self.sampling, self.max_new_tokens),
-                *(self.seed, tokenizer.decode),
+                *(self.seed, vocabulary.decode),
             )
             for i, prompt in enumerate(self.prompts)
         ]
-        continue_texts(net, texts, data.window, tokenizer.eos_id if tokenizer.closes else None)
+        continue_texts(pl_module.net, texts, data.window, vocabulary.end)
         self.rows = [row for row in self.rows if row["epoch"] != trainer.current_epoch]
         self.rows += [
             {

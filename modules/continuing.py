@@ -17,9 +17,9 @@ class Vocabulary:
     """What generation has to know of a tokenizer.
 
     Attributes:
-        decode: Turns tokens into text.
+        decode: Turns tokens that follow others into text.
         size: Number of tokens.
-        end: The end-of-text token, which also begins a text; ``None`` for none.
+        end: The token that ends a text; ``None`` for none.
         unknown: Stands for what is not in the vocabulary; ``None`` where nothing is unknown.
     """
 
@@ -27,6 +27,14 @@ class Vocabulary:
     size: int
     end: int | None
     unknown: int | None
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Vocabulary":  # noqa: ANN401  # of the data, which modules do not know
+        """Return that of a tokenizer of the data."""
+        if tokenizer.closes:
+            return cls(tokenizer.decode, tokenizer.vocab_size, tokenizer.eos_id, tokenizer.unk_id)
+        # tokens that are words do not know of the space before them, and what begins a text ends every line of it
+        return cls(lambda ids: " " + tokenizer.decode(ids), tokenizer.vocab_size, None, tokenizer.unk_id)
 
 
 def continue_texts(

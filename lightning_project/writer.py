@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from lightning.pytorch import LightningModule
@@ -14,6 +15,7 @@ from callbacks.checkpoint import read_checkpoint
 from datamodules.errors import DataError
 from datamodules.language_tokenizer import Tokenizer
 from lightning_project.exits import UsageError
+from lightning_project.parser import class_at
 from lightning_project.run_folder import find_run
 from modules.continuing import Vocabulary
 from modules.decoding import Text
@@ -27,14 +29,14 @@ class Writer:
     Attributes:
         folder: Its run folder.
         checkpoint: The file of its weights.
-        net: The network, in evaluation mode.
+        model: The system, in evaluation mode; its ``net`` is the network.
         tokenizer: Its tokenizer.
         window: Tokens seen at once, as in training.
     """
 
     folder: Path
     checkpoint: Path
-    net: Any
+    model: Any
     tokenizer: Tokenizer
     window: int
 
@@ -60,9 +62,28 @@ class Writer:
             raise DataError(f"{found.checkpoint} is of {made_by}: name a run of `language`")
         importlib.import_module(made_by.rpartition(".")[0])  # a class that was not imported is not built from a file
         model: Any = LightningModule.load_from_checkpoint(found.checkpoint, map_location="cpu")
-        net = model.net.to(_device(device)).eval()
-        tokenizer = Tokenizer.from_state(states[0]["tokenizer"])
-        return cls(found.path, Path(found.checkpoint), net, tokenizer, _window(found.path))
+        model.to(_device(device)).eval()
+        tokenizer, config = Tokenizer.from_state(states[0]["tokenizer"]), _config(found.path)
+        return cls(found.path, Path(found.checkpoint), model, tokenizer, int(config["data"]["init_args"]["window"]))
+
+    @property
+    def net(self) -> Any:  # noqa: ANN401  # any network of a language model
+        """The network."""
+        return self.model.net
+
+    def data(self) -> Any:  # noqa: ANN401  # the datamodule that the run's config names
+        """Read the text that the model was trained on, with the run's split.
+
+        Raises:
+            DataError: The text is not there any more, or is another one.
+        """
+        given, table = _config(self.folder)["data"], self.folder / "split.csv"
+        data = class_at(given["class_path"])(**given["init_args"])
+        data.setup("fit")
+        data.apply_split(pd.read_csv(table, dtype=str, keep_default_na=False))
+        if data.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise DataError(f"{self.folder}: the text gives another vocabulary than that of the run: it has changed")
+        return data
 
     @property
     def device(self) -> torch.device:
@@ -111,8 +132,9 @@ def _device(name: str) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def _window(folder: Path) -> int:
+def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
-        raise DataError(f"{path} is missing: the window of training is written there; keep a run's folder whole")
-    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]["window"])
+        raise DataError(f"{path} is missing: the settings of training are written there; keep a run's folder whole")
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found

@@ -217,11 +217,12 @@ def _page(table: pd.DataFrame, writer: Writer, worse: float, steps: int) -> str:
     lines = [header, ["---"] * len(header)]
     for i, row in enumerate(table.to_dict("records")):
         verdict = "–" if not i else "yes" if row["recommended"] else "no"
+        zeros = "–" if np.isnan(row["zeros"]) else f"{row['zeros']:.0%}"
         ratio = f"{row['ratio']:.4f} ({row['ratio_low']:.4f} to {row['ratio_high']:.4f})" if i else "1"
         lines.append(
             [
                 *(row["model"], f"{row['perplexity']:.3f}", f"{row[WORD]:.3f}", ratio, f"{row['bytes'] / 1e6:.2f}"),
-                *(f"{row['packed_bytes'] / 1e6:.2f}", "–" if np.isnan(row["zeros"]) else f"{row['zeros']:.0%}", f"{row['ms_per_token']:.2f}", verdict),
+                *(f"{row['packed_bytes'] / 1e6:.2f}", zeros, f"{row['ms_per_token']:.2f}", verdict),
             ]
         )
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -230,6 +231,6 @@ def _page(table: pd.DataFrame, writer: Writer, worse: float, steps: int) -> str:
         f"Validation part, window {writer.window}; intervals by document, paired. Recommended: surely at most "
         f"{worse:.0%} worse per word, and file or time at most {SMALLER:g} of the model's. Time: one text, with keys "
         f"and values kept, {torch.get_num_threads()} CPU thread(s). Pruned models were trained on for {steps} steps, "
-        "which helps a model that had not learnt all it could. Zeros make a packed file smaller and nothing faster: the "
-        "layers multiply them like other numbers.\n"
+        "which helps a model that had not learnt all it could. Zeros make a packed file smaller and nothing faster: "
+        "the layers multiply them like other numbers.\n"
     )

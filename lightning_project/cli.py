@@ -16,6 +16,7 @@ from callbacks.early_stopping import EarlyStopping
 from callbacks.ensemble import Ensemble
 from callbacks.epoch_lines import EpochLines
 from callbacks.gradient_clipping import GradientClipping
+from callbacks.init_from import InitFrom
 from callbacks.probes import Probes
 from callbacks.report_language import LanguageJudgement
 from callbacks.run_report import RunReport
@@ -27,6 +28,7 @@ from lightning_project.augment import augment
 from lightning_project.checkpoints import prefer_config, say_changed_data
 from lightning_project.exits import UsageError, exit_code
 from lightning_project.explain import explain
+from lightning_project.init_from import begin_with
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, class_at, import_all
 from lightning_project.predictions import write_predictions_of
@@ -49,7 +51,7 @@ SHARED: dict[str, type] = {
     "report": RunReport,
     "ensemble": Ensemble,
 }
-_NOT_SAVED = ("ckpt_path", "name", "runs", "wandb")
+_NOT_SAVED = ("ckpt_path", "init_from", "name", "runs", "wandb")
 
 
 class ProjectTrainer(Trainer):
@@ -92,6 +94,7 @@ class ProjectCLI(LightningCLI):
         parser.add_argument(
             "--wandb", type=Literal["off", "offline", "online"], default="off", help="Record the run with W&B."
         )
+        parser.add_argument("--init_from", type=str | None, default=None, help="Run whose weights a fit begins with.")
         for key, callback in SHARED.items():
             parser.add_lightning_class_args(callback, key)
 
@@ -110,6 +113,8 @@ class ProjectCLI(LightningCLI):
             return
         config = self.config[verb]
         self.word = config.model.class_path.rsplit(".", 2)[-2]
+        if config.get("init_from"):
+            begin_with(config, verb, self.word)
         self.run = find_run(self.word, verb, config.runs, config.name, config.get("ckpt_path"))
         if self.run.checkpoint:
             config.ckpt_path = self.run.checkpoint
@@ -169,6 +174,8 @@ class ProjectCLI(LightningCLI):
             plugins=[*_listed(trainer["plugins"]), *([] if sharded else [AtomicCheckpointIO()])],
             **kwargs,
         )
+        if start := self._get(self.config, "init_from"):
+            built.callbacks.append(InitFrom(start))  # type: ignore[attr-defined]
         built.callbacks += [self.keeper, SaveOnSignal()]  # type: ignore[attr-defined]  # after all that can refuse
         return built
 

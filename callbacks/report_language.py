@@ -289,7 +289,7 @@ class LanguageJudgement(pl.Callback):
 def predictions(data: Any, part: str, scored: Scored) -> tuple[TextPredictions, np.ndarray]:  # noqa: ANN401
     """Return the losses of those documents of a part that were scored to their end, and which these are (D,)."""
     starts, counts = np.asarray(data.starts(part)), data.counts(part)
-    nll, whole = scored.by_document(starts, len(data.tokens(part)))
+    nll, whole = scored.by_document(starts, counts["n_tokens"].to_numpy(np.int64))
     records = data.records.iloc[np.asarray(data.documents(part))[whole]]
     columns = {name: counts[name].to_numpy(np.int64)[whole] for name in ("n_tokens", "n_words", "n_bytes")}
     ids, group = records["id"].to_numpy(str), records["group"].to_numpy(str)

@@ -42,16 +42,16 @@ class Scored:
         chosen = torch.cat(states)[torch.from_numpy(first).to(states[0].device)] if states else None
         return cls(columns[0][first], columns[1][first].astype(np.float64), columns[2][first], chosen)
 
-    def by_document(self, starts: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
+    def by_document(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the loss of each document (D,), and whether all of its labels were scored (D,).
 
         Args:
             starts: (D,) where each document of the part begins.
-            total: Tokens of the part.
+            lengths: (D,) labels of each document that take part in the loss.
         """
         document = np.searchsorted(starts, self.place, side="right") - 1
         found = np.bincount(document, minlength=len(starts))
-        return np.bincount(document, self.nll, len(starts)), found == np.diff(np.append(starts, total))
+        return np.bincount(document, self.nll, len(starts)), found == lengths
 
 
 @contextmanager

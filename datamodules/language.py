@@ -24,7 +24,7 @@ from datamodules.language_text import (
     documents_of_path,
     synthetic_texts,
 )
-from datamodules.language_tokenizer import Kind, Tokenizer
+from datamodules.language_tokenizer import Kind, Tokenizer, read_tokenizer
 from datamodules.samplers import Batch, BatchLoader
 
 
@@ -41,6 +41,8 @@ class LanguageData(SplitDataModule):
         boundary: Where a document begins.
         tokenizer: How text is cut into tokens.
         tokenizer_path: Folder with GPT-2's ``vocab.json`` and ``merges.txt``, for the tokenizer ``gpt2``.
+        vocabulary_from: Run folder or checkpoint whose vocabulary is taken, in place of a new one; ``fit --init_from``
+            sets it.
         vocab_size: Most entries of the vocabulary, for ``bpe`` and ``words``; ``None`` is 8,000, and all words.
         window: Tokens of a window, or of a segment of a stream.
         stride: Tokens by which a window moves on in an evaluation; ``None`` is the window: no label twice in context.
@@ -69,6 +71,7 @@ class LanguageData(SplitDataModule):
         boundary: Boundary = "heading",
         tokenizer: Kind = "bpe",
         tokenizer_path: str | None = None,
+        vocabulary_from: str | None = None,
         vocab_size: int | None = None,
         window: int = 256,
         stride: int | None = None,
@@ -88,6 +91,7 @@ class LanguageData(SplitDataModule):
             raise ValueError(f"need window >= 2 and 1 <= stride <= window, got {window} and {stride}")
         self.path, self.hub, self.predict_path, self.boundary = path, hub, predict_path, boundary
         self.kind, self.tokenizer_path, self.wanted_size = tokenizer, tokenizer_path, vocab_size
+        self.vocabulary_from = vocabulary_from
         self.window, self.stride, self.order, self.cache = window, stride or window, order, cache
         self.synthetic, self.synthetic_samples, self.synthetic_seed = synthetic, synthetic_samples, synthetic_seed
         self.tokenizer = None
@@ -131,7 +135,9 @@ class LanguageData(SplitDataModule):
         super().apply_split(table)
         train = self.indices("train")
         given = json.dumps([self.kind, self.wanted_size, table["hash"].iloc[train].tolist()])
-        if self.tokenizer is None or self._trained_on != given:
+        if self.vocabulary_from is not None:
+            self._use(read_tokenizer(self.vocabulary_from))
+        elif self.tokenizer is None or self._trained_on != given:
             rank_zero_info(f"vocabulary: {self.kind}, from {len(train)} training documents")
             texts = (self._texts[i] for i in train)
             self._use(Tokenizer.train(self.kind, texts, self.wanted_size, self.tokenizer_path))
@@ -197,7 +203,7 @@ class LanguageData(SplitDataModule):
         return pd.DataFrame(
             {
                 "document": corpus.documents,
-                "n_tokens": corpus.lengths,
+                "n_tokens": corpus.lengths - (0 if corpus.context is None else corpus.context),
                 "n_words": chosen["n_words"].to_numpy(),
                 "n_bytes": chosen["n_bytes"].to_numpy(),
             }
@@ -257,7 +263,8 @@ class LanguageData(SplitDataModule):
     def _first(corpus: Corpus, n: int | None) -> Corpus:
         """Return the first n documents."""
         labels = corpus.labels[: int(corpus.lengths[:n].sum())]
-        return Corpus(labels, corpus.starts[:n], corpus.documents[:n], corpus.eos)
+        context = corpus.context[:n] if corpus.context is not None else None
+        return Corpus(labels, corpus.starts[:n], corpus.documents[:n], corpus.eos, context)
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches, in a new order each epoch."""

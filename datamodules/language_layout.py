@@ -1,7 +1,7 @@
 """Which tokens make which batch: shuffled windows, streams, or documents in lockstep (pure).
 
 A layout is a table of windows, one row a batch and one column a row of the batch. Every label stands in exactly one
-window as one that counts.
+window as one that counts, but for those that a document only gives as context.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from datamodules.samplers import Batch, BatchSampler, IndexBatch
 
-Order = Literal["windows", "streams"]
+Order = Literal["windows", "streams", "documents"]
 IGNORE = -1
 
 
@@ -28,17 +28,26 @@ class Corpus:
         starts: (D,) place of each document's first label.
         documents: (D,) records.
         eos: First input of a document.
+        context: (D,) leading labels of each document that are read and not scored, such as a prompt; ``None`` = 0.
     """
 
     labels: np.ndarray
     starts: np.ndarray
     documents: np.ndarray
     eos: int
+    context: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
         """(D,) labels of each document."""
         return np.diff(np.append(self.starts, len(self.labels)))
+
+    @property
+    def scored(self) -> np.ndarray:
+        """(N,) bool, labels that take part in a loss."""
+        if self.context is None:
+            return np.ones(len(self.labels), bool)
+        return np.arange(len(self.labels)) >= np.repeat(self.starts + self.context, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -59,21 +68,21 @@ class Layout:
     skip: np.ndarray
     opens: np.ndarray
 
-    @property
-    def counted(self) -> np.ndarray:
-        """(batches,) labels that count."""
-        return (self.length - self.skip).sum(1)
+    def counted(self, scored: np.ndarray) -> np.ndarray:
+        """Return how many labels of each batch count (batches,), of those that are scored (N,)."""
+        before = np.append(0, np.cumsum(scored[self.place]))
+        return (before[self.first + self.length] - before[self.first + self.skip]).sum(1)
 
 
 def train_layout(corpus: Corpus, order: Order, window: int, rows: int, seed: int, epoch: int) -> Layout:
     """Lay out an epoch of training: documents in a new order, end to end.
 
     ``windows`` cuts every ``window`` labels and shuffles the pieces; ``streams`` cuts into ``rows`` equal streams,
-    which are read side by side. The tail is a shorter window.
+    which are read side by side. The tail is a shorter window. ``documents`` gives each document a row of its own.
 
     Args:
         corpus: The training part.
-        order: Which of the two.
+        order: Which of them.
         window: Labels of a window.
         rows: Windows of a batch, over all processes.
         seed: With ``epoch`` the only source of randomness.
@@ -81,6 +90,8 @@ def train_layout(corpus: Corpus, order: Order, window: int, rows: int, seed: int
     """
     rng = np.random.default_rng([seed, epoch])
     turn = rng.permutation(len(corpus.starts))
+    if order == "documents":
+        return _side_by_side(corpus, turn, window, window, rows)
     lengths = corpus.lengths[turn]
     ends = np.cumsum(lengths)
     place = np.repeat(corpus.starts[turn] - (ends - lengths), lengths) + np.arange(len(corpus.labels))
@@ -111,8 +122,12 @@ def judge_layout(corpus: Corpus, window: int, stride: int, rows: int) -> Layout:
         stride: Labels by which a window moves on, at most ``window``.
         rows: Documents side by side, over all processes.
     """
+    return _side_by_side(corpus, np.argsort(-corpus.lengths, kind="stable"), window, stride, rows)
+
+
+def _side_by_side(corpus: Corpus, turn: np.ndarray, window: int, stride: int, rows: int) -> Layout:
+    """Lay out documents in this order, each in a row of its own, the next ones when all of a batch are read."""
     lengths, place = corpus.lengths, np.arange(len(corpus.labels))
-    turn = np.argsort(-lengths, kind="stable")
     steps = np.maximum(0, -(-(lengths - window) // stride)) + 1
     tables = []
     for group in range(0, len(turn), rows):
@@ -147,6 +162,7 @@ class TextBatches(Dataset[Batch]):
     def __init__(self, corpus: Corpus, window: int, stride: int, rows: int, order: Order | None, seed: int) -> None:
         self.corpus, self.window, self.stride, self.rows = corpus, window, stride, rows
         self.order, self.seed = order, seed
+        self.scored = corpus.scored
         self._document = np.repeat(np.arange(len(corpus.starts)), corpus.lengths)
         self.layout = lru_cache(1)(self._layout)
 
@@ -191,8 +207,9 @@ class TextBatches(Dataset[Batch]):
             tokens[row, :length] = np.where(opens, self.corpus.eos, self.corpus.labels[where - 1])
             starts[row, :length] = opens
             write[row, : min(length, self.window if self.order else self.stride)] = True
-            y[row, skip:length] = self.corpus.labels[where[skip:]]
-            place[row, skip:length] = where[skip:]
+            scored = self.scored[where[skip:]]
+            y[row, skip:length] = np.where(scored, self.corpus.labels[where[skip:]], IGNORE)
+            place[row, skip:length] = np.where(scored, where[skip:], IGNORE)
         batch = {
             "id": np.where(np.arange(len(columns)) < part.real, np.array(columns, np.int64), IGNORE),
             "tokens": tokens,
@@ -234,7 +251,7 @@ class TextSampler(BatchSampler):
 
     def __iter__(self) -> Iterator[IndexBatch]:
         layout = self.batches.layout(self.epoch)
-        counted, columns = layout.counted, list(range(self.rank, self.batches.rows, self.world_size))
+        counted, columns = layout.counted(self.batches.scored), list(range(self.rank, self.batches.rows, self.world_size))
         rows = -(-self.batches.rows // self.world_size)  # every process the same number
         padded = columns + [0] * (rows - len(columns))
         for step in range(self.start, len(layout.first)):

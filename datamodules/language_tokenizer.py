@@ -5,9 +5,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -119,6 +121,28 @@ class Tokenizer:
     def from_state(cls, state: dict[str, Any]) -> "Tokenizer":
         """Make it again from what :meth:`state_dict` gave."""
         return cls(state["kind"], state["spec"])
+
+
+def read_tokenizer(run: str) -> Tokenizer:
+    """Read the vocabulary of a trained model.
+
+    Args:
+        run: Its run folder (the best checkpoint is read) or a checkpoint.
+
+    Raises:
+        DataError: There is none, or it is of no language model.
+    """
+    path = Path(run) / "checkpoints" / "best.ckpt" if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise DataError(f"no checkpoint at {path}: name the run folder of a trained language model, and keep it")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise DataError(f"{path} is no checkpoint of tensors and plain values: use another one ({error})") from error
+    found = [value for value in saved.values() if isinstance(value, dict) and "tokenizer" in value]
+    if not found:
+        raise DataError(f"{path} has no vocabulary: it is not of a language model")
+    return Tokenizer.from_state(found[0]["tokenizer"])
 
 
 def _read_gpt2(folder: str | None) -> FastTokenizer:

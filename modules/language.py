@@ -95,7 +95,7 @@ class LanguageModel(System):
             raise ClassMapError(
                 f"data.window is {data.window}, but model.shape.max_len {self._net().shape.max_len}: raise max_len"
             )
-        if stage == "fit" and (self.memory is not None or self.network == "lstm") and data.order != "streams":
+        if stage == "fit" and (self.memory is not None or self.network == "lstm") and data.order == "windows":
             raise ClassMapError("a memory is written from earlier segments of a stream: set data.order to streams")
 
     def _net(self) -> LanguageTransformer | LanguageLSTM:

@@ -151,7 +151,8 @@ class LanguageJudgement(pl.Callback):
             result["train"] = self._train(trainer, module)
         if part == "test" and self.cache_size:
             result["cache"] = self._with_cache(trainer, module, drawn, bootstrap)
-        if self.metrics == "all" or self.maps:
+        attends = hasattr(module.net, "new_cache")  # a recurrent network has no weights to look at
+        if attends and (self.metrics == "all" or self.maps):
             self._looked = look(trainer, module, data.part_dataloader(part))
             result |= {"attention": self._looked.attention, "slots": self._looked.slots}
         if self.metrics == "all":

@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from datamodules.errors import DataError
+from datamodules.near_texts import near_text_groups
 from datamodules.synthetic.language import Text, count_words, make_articles, make_random, make_recall
 
 Boundary = Literal["heading", "blank", "line", "file"]
@@ -40,19 +41,25 @@ def cut(text: str, boundary: Boundary) -> Iterator[tuple[str, str]]:
 
     Args:
         text: The text.
-        boundary: Where a document begins: at a heading `` = Title = ``, after a blank line, at each line, or only with
-            the file.
+        boundary: Where a document begins: at a heading `` = Title = `` between blank lines (a formula in the text may
+            look like one), after a blank line, at each line, or only with the file.
 
     Yields:
         Title ("" where there is none) and text of a document.
     """
     lines = text.splitlines(keepends=True)
+    blank = [not line.strip() for line in lines] + [True]
     first, title = 0, ""
     for number, line in enumerate(lines):
         begins = (
             boundary == "line"
-            or (boundary == "heading" and bool(_HEADING.match(line.rstrip("\n"))))
-            or (boundary == "blank" and number > 0 and not lines[number - 1].strip() and bool(line.strip()))
+            or (
+                boundary == "heading"
+                and blank[number - 1]
+                and blank[number + 1]
+                and bool(_HEADING.match(line.rstrip("\n")))
+            )
+            or (boundary == "blank" and number > 0 and blank[number - 1] and not blank[number])
         )
         if begins and number > first and "".join(lines[first:number]).strip():
             yield title, "".join(lines[first:number])
@@ -124,12 +131,13 @@ def synthetic_texts(kind: Synthetic, words: int, seed: int) -> list[Text]:
 
 
 def as_records(documents: list[tuple[str, str, str, str]]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the records of documents (id, title, text, given) and their texts."""
+    """Return the records of documents (id, title, text, given) and their texts; copies of each other are one group."""
     texts = [text for _, _, text, _ in documents]
+    names = [name for name, _, _, _ in documents]
     records = pd.DataFrame(
         {
-            "id": [name for name, _, _, _ in documents],
-            "group": [name for name, _, _, _ in documents],
+            "id": names,
+            "group": near_text_groups(texts, names),
             "hash": [hashlib.sha256(text.encode("utf-8")).hexdigest() for text in texts],
             "label": "text",
             "given": [part for _, _, _, part in documents],

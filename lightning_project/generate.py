@@ -12,7 +12,7 @@ from callbacks.report_files import write_text
 from datamodules.errors import DataError
 from lightning_project import generate_demo, generate_talk
 from lightning_project.exits import UsageError
-from lightning_project.writer import Writer
+from lightning_project.writer import Writer, printable
 from modules.continuing import continue_texts
 from modules.decoding import Text
 from modules.generation import Sampling, Strategy
@@ -140,7 +140,7 @@ def _write(writer: Writer, texts: Sequence[Text], prompts: Sequence[str], batch_
         print(prompts[0], end="", flush=True)
         continue_texts(
             *(writer.net, texts, writer.window, writer.vocabulary.end),
-            show=lambda _, piece: print(piece, end="", flush=True),
+            show=lambda _, piece: print(printable(piece), end="", flush=True),
         )
         print(flush=True)
         return
@@ -149,4 +149,4 @@ def _write(writer: Writer, texts: Sequence[Text], prompts: Sequence[str], batch_
             *(writer.net, texts, writer.window, writer.vocabulary.end, batch_size), show=lambda *_: bar.update()
         )
     for prompt, text in zip(prompts, texts, strict=True):
-        print(f"--- {prompt}{text.written.text}")
+        print(f"--- {prompt}{printable(text.written.text)}")

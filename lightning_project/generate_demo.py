@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lightning_project.writer import Writer
+from lightning_project.writer import Writer, printable
 from modules.continuing import continue_texts
 from modules.decoding import Text
 from modules.generation import Sampling
@@ -55,7 +55,7 @@ def demo(
     for at, (prompt, sample, text) in enumerate(rows):
         if at % len(columns) == 0:
             print(f"\n=== {prompt}")
-        print(f"[{label(text.sampling, sample)}] {text.written.text}")
+        print(f"[{label(text.sampling, sample)}] {printable(text.written.text)}")
     print("\n=== memory")
     for line in memory_lines(writer, [text for _, _, text in rows]):
         print(line)

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from lightning_project.writer import Writer
+from lightning_project.writer import Writer, printable
 from modules.continuing import continue_texts
 from modules.decoding import Text
 from modules.generation import Sampling
@@ -109,7 +109,7 @@ def _answer(writer: Writer, settings: Settings, prompt: list[int], number: int) 
     )
     continue_texts(
         *(writer.net, [text], writer.window, writer.vocabulary.end),
-        show=lambda _, piece: print(piece, end="", flush=True),
+        show=lambda _, piece: print(printable(piece), end="", flush=True),
     )
     print(flush=True)
     return text

@@ -123,6 +123,11 @@ class Writer:
         ]
 
 
+def printable(text: str) -> str:
+    """Return a text for a terminal, which obeys control characters; a model may write any."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
+
+
 def _device(name: str) -> torch.device:
     if name != "auto":
         try:

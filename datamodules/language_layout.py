@@ -190,32 +190,26 @@ class TextBatches(Dataset[Batch]):
         Args:
             part: Columns of the layout, the step, and the weight of a label.
         """
-        layout = self.layout(part.epoch if self.order else 0)
-        columns = part.indices
-        shape = (len(columns), self.window)
-        tokens, y = np.full(shape, self.corpus.eos), np.full(shape, IGNORE)
-        starts, write = np.zeros(shape, bool), np.zeros(shape, bool)
-        place = np.full(shape, IGNORE)
-        for row, column in enumerate(columns):
-            if row >= part.real:
-                continue
-            first, length = int(layout.first[part.step, column]), int(layout.length[part.step, column])
-            if not length:
-                continue
-            where, skip = layout.place[first : first + length], int(layout.skip[part.step, column])
-            opens = layout.opens[first : first + length]
-            tokens[row, :length] = np.where(opens, self.corpus.eos, self.corpus.labels[where - 1])
-            starts[row, :length] = opens
-            write[row, : min(length, self.window if self.order else self.stride)] = True
-            scored = self.scored[where[skip:]]
-            y[row, skip:length] = np.where(scored, self.corpus.labels[where[skip:]], IGNORE)
-            place[row, skip:length] = np.where(scored, where[skip:], IGNORE)
+        layout, columns = self.layout(part.epoch if self.order else 0), part.indices
+        real = np.arange(len(columns)) < part.real
+        first, length, skip = (
+            np.where(real, table[part.step, columns], 0)[:, None] for table in (layout.first, layout.length, layout.skip)
+        )
+        step = np.arange(self.window)
+        there, counts = step < length, (step >= skip) & (step < length)
+        position = np.where(there, first + step, 0)
+        where, starts = layout.place[position], layout.opens[position] & there
+        labels = self.corpus.labels
+        tokens = np.where(there & ~starts, labels[where - 1], self.corpus.eos)
+        counts &= self.scored[where]
+        y, place = np.where(counts, labels[where], IGNORE), np.where(counts, where, IGNORE)
+        write = there & (step < (self.window if self.order else self.stride))
         batch = {
-            "id": np.where(np.arange(len(columns)) < part.real, np.array(columns, np.int64), IGNORE),
-            "tokens": tokens,
+            "id": np.where(real, np.array(columns, np.int64), IGNORE),
+            "tokens": tokens.astype(np.int64),
             "starts": starts,
             "write": write,
-            "y": y,
+            "y": y.astype(np.int64),
             "weight": np.full(len(columns), part.weight, np.float32),
         }
         if self.order is None:
@@ -251,7 +245,8 @@ class TextSampler(BatchSampler):
 
     def __iter__(self) -> Iterator[IndexBatch]:
         layout = self.batches.layout(self.epoch)
-        counted, columns = layout.counted(self.batches.scored), list(range(self.rank, self.batches.rows, self.world_size))
+        counted = layout.counted(self.batches.scored)
+        columns = list(range(self.rank, self.batches.rows, self.world_size))
         rows = -(-self.batches.rows // self.world_size)  # every process the same number
         padded = columns + [0] * (rows - len(columns))
         for step in range(self.start, len(layout.first)):

@@ -16,7 +16,7 @@ from callbacks import report_files as files
 from callbacks import report_language_page, report_language_plots
 from callbacks.report_language_baselines import counting_models
 from callbacks.report_language_files import TextPredictions
-from callbacks.report_language_score import Looked, Scored, judged, look, score
+from callbacks.report_language_score import Looked, Scored, judged, look, recall, score
 from callbacks.report_language_targets import panel
 from callbacks.report_published import PUBLISHED
 from datamodules.errors import DataError
@@ -147,6 +147,10 @@ class LanguageJudgement(pl.Callback):
             result["baselines"][name] = beside(found, other, drawn, bootstrap)
         result["baselines"] |= {name: {"not_run": note} for name, note in notes.items()}
         result |= self._where(trainer, module, part, drawn, bootstrap)
+        if data.question is not None:
+            modes = ("on", "off", "shuffled") if getattr(module.net, "memory", None) is not None else ("on",)
+            loader = data.part_dataloader(part)
+            result["recall"] = {mode: recall(trainer, module, loader, data.question, mode) for mode in modes}
         if part == "val" and self.train_documents:
             result["train"] = self._train(trainer, module)
         if part == "test" and self.cache_size:

@@ -158,6 +158,19 @@ def _span(row: Mapping[str, Any]) -> str:
     return f"{row['low']:.0f}" if high == row["low"] else f"{row['low']:.0f} to {high:.0f}"
 
 
+def _recall(metrics: Mapping[str, Any]) -> str:
+    found = metrics.get("recall")
+    if not found:
+        return ""
+    modes = {"on": "as it is", "off": "memory off", "shuffled": "another text's memory"}
+    rows = [[modes[mode], number(r["accuracy"]), number(r["chance"]), r["asked"]] for mode, r in found.items()]
+    return (
+        "## Questions that only an earlier segment answers\n\n"
+        + table(["", "right answers", "chance", "questions"], rows)
+        + "\n\nRight: the likeliest token is the answer. Its pair was said before the window began."
+    )
+
+
 def _uses(root: Path, metrics: Mapping[str, Any], stage: str) -> str:
     found = {**metrics.get("attention", {}), **metrics.get("slots", {})}
     if not found:
@@ -241,6 +254,7 @@ def report(root: Path, shown: str) -> str:
         report_text.targets(run) if run.get("targets") else "",
         _panel(first),
         _bins(first, stage),
+        _recall(first),
         _uses(root, first, stage),
         _generation(root, first, stage),
         _published(first),
@@ -269,6 +283,10 @@ def terminal(metrics: Mapping[str, Any], run: Mapping[str, Any], stage: str) -> 
     lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{name}: {entry['not_run']}" for name, entry in metrics["baselines"].items() if "not_run" in entry]
     lines += [f"flag: {flag}" for flag in metrics["flags"]]
+    lines += [
+        f"questions, memory {mode}: {number(r['accuracy'])} right of {r['asked']} (chance {number(r['chance'])})"
+        for mode, r in metrics.get("recall", {}).items()
+    ]
     lines += _panel_lines(metrics["panel"])
     lines += [
         f"target {t['metric']} {aim(t)}: {REACHED[t['reached']]} ({number(t['value'], 4)})"

@@ -99,6 +99,28 @@ def score(
     return Scored.of(outputs, states)
 
 
+def recall(trainer: Loose, module: Loose, loader: Iterable[Any], question: int, memory: str = "on") -> dict[str, float]:
+    """Return how often the likeliest token after a question is the right one, how many were asked, and chance.
+
+    Args:
+        trainer: For its precision.
+        module: A language system.
+        loader: Evaluation batches of a part.
+        question: Token that stands before an answer.
+        memory: ``on``, ``off`` or ``shuffled``.
+    """
+    right, answers = [], []
+    with judged(trainer, module, memory):
+        for batch in batches(module, loader, f"questions, memory {memory}"):
+            logits = module.judge(batch, extra=True)["logits"]
+            asked = (batch["tokens"] == question) & (batch["y"] >= 0)
+            right.append((logits.argmax(2) == batch["y"])[asked])
+            answers.append(batch["y"][asked])
+    labels = torch.cat(answers)
+    share = torch.cat(right).float().mean().item()
+    return {"accuracy": share, "asked": len(labels), "chance": 1 / max(1, len(labels.unique()))}
+
+
 @dataclass(frozen=True)
 class Looked:
     """What attention and memory did on some batches.

@@ -209,6 +209,14 @@ class LanguageData(SplitDataModule):
             }
         )
 
+    @property
+    def question(self) -> int | None:
+        """Token of the embedded text ``recall`` that stands before an answer; ``None`` for other text."""
+        if self.path is not None or self.hub is not None or self.synthetic != "recall":
+            return None
+        found = self._tokenizer().encode("?")
+        return int(found[0]) if len(found) == 1 else None
+
     def entropy(self, part: str) -> float | None:
         """Return the surprise per word of a part to who knows the generator of the embedded text, or ``None``."""
         if self._nats is None:

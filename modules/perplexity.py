@@ -173,7 +173,8 @@ def slot_use(read: np.ndarray, written: np.ndarray, importance: np.ndarray) -> d
 
     Returns:
         ``effective_slots`` exp(entropy of the reads), ``active_share`` with more than 1/(2 S) of the read mass,
-        ``written_share`` of the slots written a sequence, ``importance_mean`` and ``importance_std``.
+        ``dead_share`` with less than 1/(100 S), ``written_share`` of the slots written a sequence, ``importance_mean``
+        and ``importance_std``.
     """
     share = read / read.sum() if read.sum() > 0 else np.full(len(read), 1 / len(read))
     positive = share[share > 0]
@@ -181,6 +182,7 @@ def slot_use(read: np.ndarray, written: np.ndarray, importance: np.ndarray) -> d
         "slots": len(read),
         "effective_slots": float(np.exp(-(positive * np.log(positive)).sum())),
         "active_share": float((share > 1 / (2 * len(read))).mean()),
+        "dead_share": float((share < 1 / (100 * len(read))).mean()),
         "written_share": float(np.mean(written)),
         "importance_mean": float(importance.mean()),
         "importance_std": float(importance.std()),

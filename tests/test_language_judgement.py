@@ -284,3 +284,31 @@ def test_a_random_corpus_stays_at_the_size_of_the_vocabulary(tmp_path):
     floor = math.exp(found["entropy_per_word"])
     assert floor == pytest.approx(50 ** (20 / 21), rel=1e-6), "a line's end is known"
     assert 0.97 * floor < found["values"]["word_perplexity"] < 1.5 * floor
+
+
+def test_questions_are_judged_by_the_likeliest_word_with_and_without_the_memory(tmp_path):
+    words = ["--data.synthetic", "recall", "--data.tokenizer", "words", "--trainer.max_epochs", "1"]
+    run(["fit", "--name", "recall", *words, "--report.baselines", "false"], system="language")
+    folder = Path("runs/language/recall")
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    data = data_of_run(folder, best)
+    model = LightningModule.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", map_location="cpu").eval()
+    right = asked = 0
+    for labels in documents(data, "val"):
+        inputs, state = torch.tensor(np.concatenate([[data.tokenizer.eos_id], labels[:-1]]))[None], None
+        for first in range(0, len(labels), data.window):
+            tokens = inputs[:, first : first + data.window]
+            starts = torch.zeros_like(tokens, dtype=torch.bool)
+            starts[0, 0] = first == 0
+            with torch.no_grad():
+                out = model.net(tokens, starts=starts, state=state)
+            state = out["state"]
+            for place, token in enumerate(tokens[0].tolist()):
+                if data.tokenizer.decode([token]).strip() == "?":
+                    asked += 1
+                    right += out["logits"][0, place].argmax().item() == labels[first + place]
+    found = figures(folder, "fit")["recall"]
+    assert found["on"]["asked"] == found["off"]["asked"] == asked >= 8
+    assert found["on"]["accuracy"] == pytest.approx(right / asked)
+    assert 1 / 16 <= found["on"]["chance"] < 1
+    assert "another text's memory" in (folder / "REPORT.md").read_text(encoding="utf-8")

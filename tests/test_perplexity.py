@@ -90,6 +90,9 @@ def test_losses_by_distance_and_position_hold_every_label_once():
 def test_slots_are_counted_by_their_share_of_the_reads():
     even = P.slot_use(np.ones(8), np.full(8, 0.25), np.full((2, 8), 0.5))
     assert even["effective_slots"] == pytest.approx(8) and even["active_share"] == 1.0
+    assert (
+        even["dead_share"] == 0.0 and P.slot_use(np.array([1, 1e-9]), np.ones(2), np.ones((1, 2)))["dead_share"] == 0.5
+    )
     assert even["written_share"] == 0.25 and even["importance_std"] == 0.0
     one = P.slot_use(np.array([1.0, 0, 0, 0]), np.zeros(4), np.array([[0.0, 1.0, 0.0, 1.0]]))
     assert one["effective_slots"] == pytest.approx(1) and one["active_share"] == 0.25

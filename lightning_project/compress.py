@@ -93,11 +93,8 @@ def compress(
             found.append(_judged(f"pruned {sparsity:.0%}, int8", writer, to_int8(pruned), data))
     if student is not None:
         found.append(_student(student, writer))
-    table = pd.DataFrame([_row(one, found[0]) for one in found])
-    table["recommended"] = [
-        bool(row["ratio_high"] <= 1 + worse and min(row["size"], row["time"]) <= SMALLER) if i else False
-        for i, row in enumerate(table.to_dict("records"))
-    ]
+    table = pd.DataFrame([row_of(one, found[0]) for one in found])
+    table["recommended"] = [i > 0 and wins(row, worse) for i, row in enumerate(table.to_dict("records"))]
     page = _page(table, writer, worse, steps)
     print(page)
     folder = writer.folder / "compress"
@@ -167,7 +164,17 @@ def _student(path: str, teacher: Writer) -> Candidate:
     return _judged(f"student {writer.folder.name}", writer, writer.net, writer.data())
 
 
-def _row(one: Candidate, first: Candidate) -> dict[str, Any]:
+def wins(row: dict[str, Any], worse: float) -> bool:
+    """Tell whether a model is surely no worse than allowed, and smaller or faster."""
+    return bool(row["ratio_high"] <= 1 + worse and min(row["size"], row["time"]) <= SMALLER)
+
+
+def row_of(one: Candidate, first: Candidate) -> dict[str, Any]:
+    """Return the figures of a model beside those of the first.
+
+    Raises:
+        DataError: The two were judged on different text.
+    """
     if not np.array_equal(one.sums["words"], first.sums["words"]):
         raise DataError(f"{one.name} was judged on another validation text than the model: train both on one split")
     groups = np.arange(len(one.sums["nll"]))

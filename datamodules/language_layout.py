@@ -185,7 +185,7 @@ class TextBatches(Dataset[Batch]):
         return self.__getitems__(IndexBatch([index], 1, 1.0, 0, 0))
 
     def __getitems__(self, part: IndexBatch) -> Batch:
-        """Return a process's rows of a batch.
+        """Return a process's rows of a batch; ``id`` is the record that a row's first label belongs to.
 
         Args:
             part: Columns of the layout, the step, and the weight of a label.
@@ -205,7 +205,7 @@ class TextBatches(Dataset[Batch]):
         y, place = np.where(counts, labels[where], IGNORE), np.where(counts, where, IGNORE)
         write = there & (step < (self.window if self.order else self.stride))
         batch = {
-            "id": np.where(real, np.array(columns, np.int64), IGNORE),
+            "id": np.where(there[:, 0], self.corpus.documents[self._document[where[:, 0]]], IGNORE),
             "tokens": tokens.astype(np.int64),
             "starts": starts,
             "write": write,

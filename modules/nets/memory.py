@@ -24,7 +24,7 @@ class Slots:
     Args:
         slots: Slots of a stream.
         width: Size of a slot.
-        writes: Positions of a segment that are written, at most: those of the largest importance.
+        writes: Positions of a whole segment that are written, at most: those of the largest importance.
         heads: Reading heads; the brief's memory has one.
         decay: What is left of a slot's importance after each segment, when it comes to eviction.
         kind: ``keyed``: slots are found by content; ``brief``: also by number, with the brief's controllers.
@@ -104,26 +104,32 @@ class Memory(nn.Module):
         document = starts.cumsum(1)
         last = document == document[:, -1:]
         kept = {name: state[name].detach() for name in ("key", "value", "token", "importance", "age")}
+        part = write.float().mean(1, keepdim=True)  # of a window that moves on by less than itself
         return {
             **kept,
-            "usage": (0.9 * state["usage"] + usage).detach(),
+            "usage": (0.9**part * state["usage"] + part * usage).detach(),
             "hidden": hidden.detach().float(),
-            "held": tokens,
+            "held": tokens.clone(),  # not the input itself: a compiled network would look at who shares it
             "write": write & last,
             "reset": document[:, -1] > 0,
         }
 
     def forgotten(self, state: State) -> State:
-        """Return the slots, empty where a new document has begun, one segment older."""
-        keep = (~state["reset"]).unsqueeze(1)
+        """Return the slots, empty where a new document has begun, older by the share of a segment that is held."""
+        keep, older = (~state["reset"]).unsqueeze(1), self.held_share(state)
         return {
             "key": state["key"] * keep.unsqueeze(2),
             "value": state["value"] * keep.unsqueeze(2),
             "token": state["token"] * keep,
             "importance": state["importance"] * keep,
-            "age": (state["age"] + 1) * keep,
+            "age": (state["age"] + older) * keep,
             "usage": state["usage"] * keep,
         }
+
+    @staticmethod
+    def held_share(state: State) -> Tensor:
+        """Return which share of a segment may be written (B, 1): less where a window moves on by less than itself."""
+        return state["write"].float().mean(1, keepdim=True)
 
     def priority(self, slots: State) -> Tensor:
         """Return what keeps a slot from eviction (B, S): its fading importance and how much it is read; 0 = empty."""
@@ -188,6 +194,8 @@ class KeyedMemory(Memory):
         priority = self.priority(slots)
         into = priority.topk(count, 1, largest=False).indices
         wins = importance > priority.gather(1, into)  # the best position against the worst slot, and so on
+        allowed = self.sizes.writes * self.held_share(state)
+        wins = wins & (torch.arange(count, device=wins.device) < allowed.ceil())
 
         def put(name: str, new: Tensor) -> Tensor:
             index, won = into, wins
@@ -251,7 +259,8 @@ class BriefMemory(Memory):
         score = self.writes(torch.cat([x, level.to(x.dtype)], 2)).float()
         count = min(self.sizes.writes, self.sizes.slots)
         into = self.priority(slots).topk(count, 1, largest=False).indices
-        eligible = torch.zeros_like(slots["importance"], dtype=torch.bool).scatter(1, into, True)
+        allowed = torch.arange(count, device=into.device) < (count * self.held_share(state)).ceil().clamp_min(1)
+        eligible = torch.zeros_like(slots["importance"], dtype=torch.bool).scatter(1, into, allowed)
         share = score.masked_fill(~eligible.unsqueeze(1), _CLOSED).softmax(2) * state["write"].unsqueeze(2)  # (B, T, S)
         mass = share.sum(1)
         new = (share.mT @ content) / mass.clamp_min(1e-6).unsqueeze(2)

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from modules.base import Batch, ClassMapError, System
+from modules.language_teaching import Distillation, Teaching
 from modules.metrics import Mean
 from modules.nets.language import Dropouts, LanguageTransformer, Shape
 from modules.nets.language_lstm import LanguageLSTM
@@ -35,6 +36,7 @@ class LanguageModel(System):
         dropouts: Everything that is dropped in training.
         memory: External memory; ``None`` leaves it out. It needs ``data.order: streams``.
         exploration: Noise on the hidden states in training; ``None`` leaves it out.
+        distillation: A trained model that teaches this one; ``None`` learns from the text alone.
         loss_chunk: Positions whose scores over the vocabulary exist at once; 0 = all.
         decay_all: Decay norms, biases and embeddings, too.
         compile_net: Compile the network with ``torch.compile``.
@@ -59,6 +61,7 @@ class LanguageModel(System):
         dropouts: Dropouts = Dropouts(),  # noqa: B008
         memory: Slots | None = None,
         exploration: Exploration | None = None,
+        distillation: Distillation | None = None,
         loss_chunk: int = 0,
         decay_all: bool = False,
         compile_net: bool = False,
@@ -70,7 +73,8 @@ class LanguageModel(System):
         if network == "lstm" and (memory is not None or exploration is not None):
             raise ValueError("the LSTM is a baseline without memory and exploration: set both to null")
         self.network, self.shape, self.dropouts = network, shape, dropouts
-        self.memory, self.exploration = memory, exploration
+        self.memory, self.exploration, self.distillation = memory, exploration, distillation
+        self.teaching: Teaching | None = None  # of a fit
         self.memory_mode: Literal["on", "off", "shuffled"] = "on"  # of an evaluation; no weight changes
         self.train_loss, self.val_nll = Mean(), Mean()
         self.carry: State | None = None  # what training carries from segment to segment; no part of the weights
@@ -97,6 +101,8 @@ class LanguageModel(System):
             )
         if stage == "fit" and (self.memory is not None or self.network == "lstm") and data.order == "windows":
             raise ClassMapError("a memory is written from earlier segments of a stream: set data.order to streams")
+        if stage == "fit" and self.distillation is not None:
+            self.teaching = Teaching(self.distillation, self.class_names)
 
     def _net(self) -> LanguageTransformer | LanguageLSTM:
         assert self.net is not None
@@ -118,10 +124,15 @@ class LanguageModel(System):
             net.noise.factor.fill_(net.noise.settings.factor(self.global_step))
         if self.carry is None:
             self.carry = net.new_state(*batch["tokens"].shape)
-        out = net(**self.net_inputs(batch), state=self.carry, targets=batch["y"])
-        self.carry = out.get("state")
-        self.train_loss.update(out["nll"].detach(), (batch["y"] >= 0).float())
-        return (out["nll"].sum(1) * batch["weight"]).sum()
+        inputs, y = self.net_inputs(batch), batch["y"]
+        if self.teaching is not None:
+            loss, nll, self.carry = self.teaching.losses(net, inputs, y, self.carry or {})
+        else:
+            out = net(**inputs, state=self.carry, targets=y)
+            self.carry, nll = out.get("state"), out["nll"]
+            loss = nll
+        self.train_loss.update(nll.detach(), (y >= 0).float())
+        return (loss.sum(1) * batch["weight"]).sum()
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Log the epoch's training loss after its last batch; nothing is carried over the end of an epoch."""

@@ -14,7 +14,7 @@ from datamodules.language_pairs import LanguagePairs, read_pairs
 from datamodules.language_tokenizer import read_tokenizer
 from datamodules.samplers import BatchLoader
 from modules.base import ClassMapError
-from modules.language_student import Distillation, divergence, read_teacher
+from modules.language_teaching import Distillation, divergence, read_teacher
 from tests.fake_data.language_teacher import write_teacher
 from tests.running import ROOT, code, fitted_run, parameters, run
 
@@ -181,12 +181,12 @@ def test_a_teacher_is_read_without_its_code_or_refused(tmp_path):
 def test_a_student_comes_nearer_to_its_teacher_than_the_text_alone_brings_it(fitted):
     """Three fits of few steps, alike but for the teacher's share; and what a fit writes has no teacher in it."""
     teacher = ["--model.distillation.teacher", str(fitted)]
-    common = ["--data.vocabulary_from", str(fitted), "--report.baselines", "false", "--trainer.max_epochs", "2"]
+    common = ["--data.vocabulary_from", str(fitted), "--report.baselines", "false", "--model.shape.width", "24"]
     apart = {}
     for share in ("1e-9", "1.0"):
         words = [*teacher, *common, "--model.distillation.share", share, "--name", f"share{share}"]
         run(fit_words(fitted, "language_student", *words), config=False)
-        folder = Path(f"runs/language_student/share{share}")
+        folder = Path(f"runs/language/share{share}")
         assert all(name.startswith("net.") for name in parameters(folder / "checkpoints" / "last.ckpt"))
         apart[share] = distance(fitted, folder)
     assert apart["1.0"] < apart["1e-9"]

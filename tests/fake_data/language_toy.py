@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tests.fake_data.language import wikitext_folder
+from tests.fake_data.language_teacher import student_words
 
 # Toy sizes of the variants that state their own.
 _SMALL = (
@@ -39,6 +40,8 @@ def words(variant: Path, folder: Path) -> list[str]:
         rows = [{"prompt": f"What is {n} ?", "target": f"It is {n % 7} ."} for n in range(60)]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return ["--data.path", str(path)]
+    if name == "language_student":
+        return student_words(folder)
     if name == "language_brief":
         small = "{width: 16, depth: 2, heads: 2, ffn: 16}"
         sizes = ["--model.shape", small, "--data.tokenizer", "bytes", "--data.window", "24", "--data.batch_size", "8"]

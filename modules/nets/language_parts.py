@@ -323,10 +323,18 @@ def _scores_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: T
     return F.cross_entropy(F.linear(hidden, weight, bias).float(), targets, ignore_index=-1, reduction="none")
 
 
+def _torch_chunked(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk)  # torch >= 2.15
+    return F.linear_cross_entropy(
+        hidden, weight, targets, linear_bias=bias, reduction="none", ignore_index=-1, options=options
+    )
+
+
 class TokenLoss(nn.Module):
     """Cross-entropy of a linear head, without the scores of all positions at once.
 
-    A chunk's scores are made, used, thrown away, and made again for its gradient.
+    A chunk's scores are made, used, thrown away, and made again for its gradient: by torch's own operation where there
+    is one (2.15) that takes the call: it knows no autocast and is no part of a compiled graph.
 
     Args:
         chunk: Positions at once; 0 = all.
@@ -343,6 +351,9 @@ class TokenLoss(nn.Module):
         flat, wanted = hidden.flatten(0, 1), targets.flatten()
         if not self.chunk or len(flat) <= self.chunk:
             return _scores_loss(flat, weight, bias, wanted).view(targets.shape)
+        autocast = torch.is_autocast_enabled(flat.device.type)
+        if hasattr(F, "linear_cross_entropy") and not autocast and not torch.compiler.is_compiling():
+            return _torch_chunked(flat, weight, bias, wanted, self.chunk).view(targets.shape)
         parts = []
         for x, y in zip(flat.split(self.chunk), wanted.split(self.chunk), strict=True):
             if torch.is_grad_enabled():

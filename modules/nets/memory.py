@@ -54,6 +54,15 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
+def coarse(x: Tensor) -> Tensor:
+    """Round (B, N) to steps of 1/1024, equals in the order of their places: a rank does not hang on rounding noise.
+
+    Matrix products of other shapes (another batch size, more processes) differ in their last bits.
+    """
+    place = torch.arange(x.shape[1], device=x.device, dtype=torch.float32) / (4096 * x.shape[1])
+    return (x.detach().float() * 1024).round() / 1024 - place
+
+
 class Memory(nn.Module):
     """What both kinds share: an empty state, what is held, eviction, and the gate that starts at zero.
 
@@ -183,19 +192,22 @@ class KeyedMemory(Memory):
 
     def write(self, state: State) -> State:
         """Return the slots after what is held was written."""
-        slots, x = self.forgotten(state), self.norm(state["hidden"])
+        slots, x = self.forgotten(state), self.norm(state["hidden"].to(self.norm.weight.dtype))
         before = torch.cat([x[:, :1], x[:, :-1]], 1)
         may = state["write"].clone()
         may[:, 0] = False  # the state before it lies in another segment
         score = self.score(x).squeeze(2).float().masked_fill(~may, _CLOSED)
         count = min(self.sizes.writes, score.shape[1])
-        best, at = score.topk(count, 1)
-        importance = best.sigmoid() * (best > _CLOSED / 2)
+        at = coarse(score.clamp_min(-100)).topk(count, 1).indices
+        best = score.gather(1, at)
+        real = best > _CLOSED / 2
+        importance = best.sigmoid() * real
         priority = self.priority(slots)
-        into = priority.topk(count, 1, largest=False).indices
-        wins = importance > priority.gather(1, into)  # the best position against the worst slot, and so on
-        allowed = self.sizes.writes * self.held_share(state)
-        wins = wins & (torch.arange(count, device=wins.device) < allowed.ceil())
+        into = coarse(priority).topk(count, 1, largest=False).indices
+        # the best position against the worst slot, and so on
+        better = coarse(importance) - coarse(priority.gather(1, into)) > -1 / 2048
+        allowed = (self.sizes.writes * self.held_share(state)).ceil()
+        wins = better & real & (torch.arange(count, device=real.device) < allowed)
 
         def put(name: str, new: Tensor) -> Tensor:
             index, won = into, wins
@@ -253,17 +265,17 @@ class BriefMemory(Memory):
 
     def write(self, state: State) -> State:
         """Return the slots after what is held was written: a slot takes a weighted mean of positions."""
-        slots, x = self.forgotten(state), state["hidden"]
+        slots, x = self.forgotten(state), state["hidden"].to(self.content.weight.dtype)
         level = self.integration(x)
         content = self.content(x).float()
         score = self.writes(torch.cat([x, level.to(x.dtype)], 2)).float()
         count = min(self.sizes.writes, self.sizes.slots)
-        into = self.priority(slots).topk(count, 1, largest=False).indices
+        into = coarse(self.priority(slots)).topk(count, 1, largest=False).indices
         allowed = torch.arange(count, device=into.device) < (count * self.held_share(state)).ceil().clamp_min(1)
         eligible = torch.zeros_like(slots["importance"], dtype=torch.bool).scatter(1, into, allowed)
         share = score.masked_fill(~eligible.unsqueeze(1), _CLOSED).softmax(2) * state["write"].unsqueeze(2)  # (B, T, S)
         mass = share.sum(1)
-        new = (share.mT @ content) / mass.clamp_min(1e-6).unsqueeze(2)
+        new = (share.mT.float() @ content) / mass.clamp_min(1e-6).unsqueeze(2)
         importance = (share.mT @ level.float()).squeeze(2) / mass.clamp_min(1e-6)
         wins = eligible & state["write"].any(1, keepdim=True)
         value = torch.where(wins.unsqueeze(2), new, slots["value"])

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,25 @@ def test_everything_is_measured_where_it_is_asked_for(memory):
     for said in ("## Limits", "No person has judged", "memory off", "the generator itself", "## The brief's hopes"):
         assert said in report
     assert "generation" not in figures(memory.parent / "plain"), "only where it is asked for"
+
+
+def test_wandb_gets_curves_pictures_tables_and_samples_offline(memory, tmp_path, monkeypatch):
+    from callbacks.report_wandb import send
+    from lightning_project.loggers import close_loggers, make_loggers
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    root = Path(shutil.copytree(memory, tmp_path / "run"))
+    loggers = make_loggers(root, "test", "offline", "toy", "first")
+    logged: list[str] = []
+    keep = loggers[1].experiment.log
+    monkeypatch.setattr(
+        loggers[1].experiment, "log", lambda values, **rest: (logged.extend(values), keep(values, **rest))
+    )
+    send(loggers, root, "test")
+    close_loggers(loggers)
+    pictures = {"test/distance", "test/attention", "test/slots"}
+    tables = {f"test/{name}_table" for name in ("results", "by_distance", "by_position", "panel", "samples")}
+    assert pictures | tables | {"report"} <= set(logged)
 
 
 def test_a_hope_is_reached_or_not_by_its_own_definition():

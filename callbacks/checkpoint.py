@@ -35,8 +35,7 @@ class Checkpoint(ModelCheckpoint):
         mode: Whether more or less is better; a tie keeps the earlier epoch.
         every_n_steps: Also write ``last`` every so many optimizer steps (one later where a validation follows, which a
             resumed run would leave out); ``None`` only after each epoch.
-        every_n_epochs: Write ``last`` after every so many epochs only, and after the last: where epochs are short, writing
-            takes longer than training.
+        every_n_epochs: Write ``last`` after every so many epochs only, and after the last one, where epochs are short.
     """
 
     def __init__(
@@ -80,7 +79,8 @@ class Checkpoint(ModelCheckpoint):
             _set_metric_states(pl_module, self._process_state["metrics"])
             if "carry" in self._process_state:
                 carry = self._process_state["carry"]
-                pl_module.carry = {name: value.to(pl_module.device) for name, value in carry.items()}  # type: ignore[assignment]
+                moved = {name: value.to(pl_module.device) for name, value in carry.items()}
+                pl_module.carry = moved  # type: ignore[assignment]  # of a system that reads streams
             self._process_state = None
 
     def on_train_batch_end(
@@ -131,8 +131,9 @@ class Checkpoint(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state of every process."""
         own = {"random": _get_random_state(), "metrics": _get_metric_states(pl_module)}
-        if getattr(pl_module, "carry", None) is not None:  # of streams that are read on after this batch
-            own["carry"] = {name: value.detach().cpu() for name, value in pl_module.carry.items()}
+        carry: Any = getattr(pl_module, "carry", None)
+        if carry is not None:  # of streams that are read on after this batch
+            own["carry"] = {name: value.detach().cpu() for name, value in carry.items()}
         states = [own] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, own)

@@ -27,8 +27,8 @@ _MEND = {
     "batch_order": "no layer may use its row number in the batch, or switch off probes.batch_order",
     "batch_size": "no layer may use statistics of the batch in eval mode (BatchNorm without running statistics, a "
     "softmax or mean over the batch dimension), or switch off probes.batch_size",
-    "causality": "mask attention to later positions, take no statistics over time (a mean, a norm over positions) and write "
-    "a memory only from what lies before all that reads it, or switch off probes.causality",
+    "causality": "mask attention to later positions, take no statistics over time (such as a mean), write a "
+    "memory only from what lies before all that reads it, or switch off probes.causality",
     "gradients": "use the parameter in forward, remove it or a detach() before it, freeze it (requires_grad=False), or "
     "name it in probes.allow_dead",
 }
@@ -54,8 +54,8 @@ class Probed(Protocol):
 class Probes(Callback):
     """Check the network once at the start of a fit; a resumed fit is not checked again.
 
-    The probes of the forward pass run in eval mode on ``trainer.datamodule.probe_batch``, in the precision of the weights and without
-    autocast, on every rank by itself. The gradient probe watches the first real optimizer steps.
+    The probes of the forward pass run in eval mode on ``trainer.datamodule.probe_batch``, in the precision of the
+    weights and without autocast, on every rank by itself. The gradient probe watches the first real optimizer steps.
 
     Args:
         padding: More padded frames holding any values leave the logits as they are.
@@ -63,8 +63,8 @@ class Probes(Callback):
             ``gradient_steps``.
         batch_order: Permuted samples give permuted logits.
         batch_size: Samples one at a time give the logits of the whole batch.
-        causality: Of a network that takes ``tokens`` and gives logits for each of them: later tokens leave earlier logits
-            as they are.
+        causality: Of a network that takes ``tokens`` and gives logits for each of them: later tokens leave earlier
+            logits as they are.
         initial_loss: The loss is within 40 % of ``pl_module.expected_initial_loss()``; only reported, for a pre-trained
             network may start elsewhere.
         n_samples: Samples of the probe batch, at least 2.

@@ -162,7 +162,7 @@ class LanguageData(SplitDataModule):
         return {"tokenizer": self.tokenizer.state_dict()} if self.tokenizer is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the vocabulary of a checkpoint where there is none; one of another split is left for the system to refuse."""
+        """Take the vocabulary of a checkpoint where there is none; another one is left for the system to refuse."""
         if state_dict and self.tokenizer is None:
             self._use(Tokenizer.from_state(state_dict["tokenizer"]))
             self.class_names = [self._tokenizer().fingerprint]

@@ -193,7 +193,8 @@ class TextBatches(Dataset[Batch]):
         layout, columns = self.layout(part.epoch if self.order else 0), part.indices
         real = np.arange(len(columns)) < part.real
         first, length, skip = (
-            np.where(real, table[part.step, columns], 0)[:, None] for table in (layout.first, layout.length, layout.skip)
+            np.where(real, table[part.step, columns], 0)[:, None]
+            for table in (layout.first, layout.length, layout.skip)
         )
         step = np.arange(self.window)
         there, counts = step < length, (step >= skip) & (step < length)

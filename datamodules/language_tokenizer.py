@@ -159,7 +159,7 @@ def _read_gpt2(folder: str | None) -> FastTokenizer:
         raise DataError(f"{folder}: not the files of a BPE tokenizer ({error})") from error
     found = FastTokenizer(model)
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    found.decoder = decoders.ByteLevel()
     found.add_special_tokens([END])
     size, end = found.get_vocab_size(), found.token_to_id(END)
     if (size, end) != (GPT2_SIZE, GPT2_END):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modules.base import Batch, ClassMapError, System
 from modules.language_teaching import Distillation, Teaching
-from modules.metrics import Mean
+from modules.metrics import LongMean
 from modules.nets.language import Dropouts, LanguageTransformer, Shape
 from modules.nets.language_lstm import LanguageLSTM
 from modules.nets.language_parts import Exploration, TokenLoss
@@ -76,7 +76,7 @@ class LanguageModel(System):
         self.memory, self.exploration, self.distillation = memory, exploration, distillation
         self.teaching: Teaching | None = None  # of a fit
         self.memory_mode: Literal["on", "off", "shuffled"] = "on"  # of an evaluation; no weight changes
-        self.train_loss, self.val_nll = Mean(), Mean()
+        self.train_loss, self.val_nll = LongMean(), LongMean()
         self.carry: State | None = None  # what training carries from segment to segment; no part of the weights
         self._judged: State | None = None
         self.build_if_known()

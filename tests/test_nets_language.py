@@ -1,4 +1,4 @@
-"""The language model's network: causal, one row apart from the other, a memory that is read, a cache that changes nothing."""
+"""The language model's network: causal, rows apart, a memory that is read, a cache without effect."""
 
 import copy
 

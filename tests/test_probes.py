@@ -310,7 +310,7 @@ def test_links_between_positions_are_padded_on_both_sides(masked: bool) -> None:
 
 
 class Reader(nn.Module):
-    """A score of every token for each token: causal, or with the mean over all of time as the brief's network had it."""
+    """A score of every token for each token: causal, or with a mean over all of time as the brief had it."""
 
     def __init__(self, causal: bool) -> None:
         super().__init__()

@@ -1,12 +1,14 @@
 """The embedded text: little encyclopedia articles from a grammar whose entropy is known exactly (pure).
 
-Synthetic, and says so. Every article is about one person. Its lead states facts (year and place of birth, teacher, rival,
-work, prize); later paragraphs come back to them, most often farther away than a window reaches, and then the facts are
-certain: who remembers them pays nothing, who does not pays their full surprise again. Between them stand sentences with
-agreement over a distance, a vocabulary that depends on the person's field, and pronouns that depend on the first name.
+Synthetic, and says so. Every article is about one person. Its lead states facts (year and place of birth, teacher,
+rival, work, prize); later paragraphs come back to them, most often farther away than a window reaches, and
+then the facts are certain: who remembers them pays nothing, who does not pays their full surprise again. Between them
+stand sentences with agreement over a distance, a vocabulary that depends on the person's field, and pronouns that
+depend on the first name.
 
-Every choice is drawn with a known probability, and a text can be made by one series of choices only (every fact is stated,
-and no word has two parts to play): its surprise is the sum over its choices, and the mean over many texts the entropy.
+Every choice is drawn with a known probability, and a text can be made by one series of choices only (every fact is
+stated, and no word has two parts to play): its surprise is the sum over its choices, and the mean over
+many texts the entropy.
 """
 
 import math
@@ -31,18 +33,20 @@ WOMEN = "Agnes Beata Clara Dora Edith Flora Greta Helena Irma Judith Klara Livia
 FAMILIES = [word.capitalize() for word in _syllables("bar dor fen gal hol kar lin mor", "be da ro vi", "k n s")]
 PLACES = [word.capitalize() for word in _syllables("ash elm brook stone wolf gray", "ford ham ton wick mere dale well")]
 YEARS = [str(year) for year in range(1700, 1980, 2)]
-COLOURS = "amber black blue bronze copper crimson golden green ivory pale purple red scarlet silver violet white".split()
+COLOURS = (
+    "amber black blue bronze copper crimson golden green ivory pale purple red scarlet silver violet white".split()
+)
 THINGS = "arch bell bridge candle clock crown garden harbour key lamp lantern mirror orchard ship tower wheel".split()
 PRIZES = [f"{place} Medal" for place in PLACES[::3]] + [f"{family} Prize" for family in FAMILIES[::7]]
 FIELDS = {
     "painter": "canvas brush portrait colour sketch fresco palette studio frame gallery landscape shadow figure line",
-    "physicist": "theory particle field wave force measurement equation vacuum energy spectrum mirror lens orbit charge",
+    "physicist": "theory particle field wave force measurement equation vacuum energy spectrum mirror lens orbit",
     "botanist": "seed thorn root flower grass herb forest meadow spore stem garden petal moss fern",
     "composer": "melody chord sonata symphony rhythm choir overture opera string score voice quartet hymn march",
-    "historian": "archive letter treaty dynasty chronicle empire battle document coin court reform council border siege",
+    "historian": "archive letter treaty dynasty chronicle empire battle document coin court reform council border",
     "engineer": "engine bridge valve canal turbine girder tunnel railway pump boiler cable furnace dam gear",
     "philosopher": "argument concept virtue doubt reason mind axiom paradox freedom duty essence dialogue truth cause",
-    "astronomer": "comet star planet telescope eclipse catalogue orbit nebula moon meridian parallax cluster dome night",
+    "astronomer": "comet star planet telescope eclipse catalogue orbit nebula moon meridian parallax cluster dome",
 }
 GENERAL = (
     "answer audience book chapter city critic custom example friend habit idea journal journey law "
@@ -54,11 +58,13 @@ ADJECTIVES = (
     "narrow broad strange common rare formal hidden perfect broken patient sudden steady brief"
 ).split()
 VERBS = (
-    "explain describe change resemble support contradict precede follow reveal suggest replace complete inspire confirm "
-    "improve illustrate oppose recall surpass imitate"
+    "explain describe change resemble support contradict precede follow reveal suggest replace complete inspire "
+    "confirm improve illustrate oppose recall surpass imitate"
 ).split()
 ADVERBS = "clearly rarely often slowly finally gladly partly quickly".split()
-PLACE_PHRASES = "at home|abroad|in the winter|in the summer|by candle light|on long journeys|in public|in secret".split("|")
+PLACE_PHRASES = "at home|abroad|in the winter|in the summer|by candle light|on long journeys|in public|in secret".split(
+    "|"
+)
 
 
 def zipf(count: int, power: float = 0.8) -> list[float]:
@@ -134,7 +140,8 @@ def make_articles(words: int = 1_000_000, seed: int = 0) -> list[Text]:
         words: At least so many.
         seed: Of all choices.
     """
-    writer, made, count = Writer(seed), [], 0
+    writer, count = Writer(seed), 0
+    made: list[Text] = []
     while count < words:
         made.append(article(writer, len(made)))
         count += count_words(made[-1].text)
@@ -169,8 +176,8 @@ def article(writer: Writer, number: int) -> Text:
     facts |= {"name": f"{first} {family}", "family": family, "he": he, "He": he.capitalize(), "his": his}
     facts |= {"His": his.capitalize(), "a": "an" if facts["field"][0] in "aeiou" else "a"}
     lead = (
-        "{name} was {a} {field} , born in {year} in {place} . {His} teacher was {teacher} , and {his} rival was {rival} . "
-        "In {town} {he} made The {work} , which won the {prize} ."
+        "{name} was {a} {field} , born in {year} in {place} . {His} teacher was {teacher} , and {his} rival was "
+        "{rival} . In {town} {he} made The {work} , which won the {prize} ."
     )
     lines = [f"= {facts['name']} =", "", lead.format(**facts)]
     nouns, paragraphs = FIELDS[facts["field"]].split(), 0
@@ -249,7 +256,8 @@ def make_recall(documents: int = 400, seed: int = 0, pairs: int = 4, fillers: in
         fillers: Words between the pairs and the questions.
         values: Different values; guessing is right once in so many.
     """
-    writer, made = Writer(seed), []
+    writer = Writer(seed)
+    made: list[Text] = []
     keys = [f"key{i}" for i in range(16)]
     names = [f"value{i}" for i in range(values)]
     for number in range(documents):
@@ -278,7 +286,8 @@ def make_random(words: int = 20_000, seed: int = 0, vocabulary: int = 50) -> lis
         seed: Of the draws.
         vocabulary: Different words.
     """
-    writer, made = Writer(seed), []
+    writer = Writer(seed)
+    made: list[Text] = []
     names = [f"w{i}" for i in range(vocabulary)]
     for number in range(-(-words // 100)):
         lines = [" ".join(writer.pick(names) for _ in range(20)) for _ in range(5)]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.nets.language_parts import Block, Cache, Copy, Exploration, Noise, TokenLoss, locked_dropout
@@ -89,8 +88,8 @@ class LanguageTransformer(nn.Module):
     def __init__(
         self,
         vocab_size: int,
-        shape: Shape = Shape(),  # noqa: B008  # frozen
-        dropouts: Dropouts = Dropouts(),  # noqa: B008
+        shape: Shape = Shape(),  # frozen
+        dropouts: Dropouts = Dropouts(),
         memory: Slots | None = None,
         exploration: Exploration | None = None,
         loss_chunk: int = 0,
@@ -98,12 +97,22 @@ class LanguageTransformer(nn.Module):
         super().__init__()
         self.vocab_size, self.shape, self.dropouts = vocab_size, shape, dropouts
         self.embedding = nn.Embedding(vocab_size, shape.width)
-        self.positions = nn.Parameter(torch.empty(1, shape.max_len, shape.width)) if shape.positions == "learned" else None
+        learned = shape.positions == "learned"
+        self.positions = nn.Parameter(torch.empty(1, shape.max_len, shape.width)) if learned else None
         self.blocks = nn.ModuleList(
-            Block(shape.width, shape.heads, shape.ffn, dropouts.dropout, dropouts.attention_dropout, shape.norm == "pre",
-                  shape.max_len if shape.positions == "rotary" else 0, shape.gated, shape.bias)
+            Block(
+                width=shape.width,
+                heads=shape.heads,
+                ffn=shape.ffn,
+                dropout=dropouts.dropout,
+                attention_dropout=dropouts.attention_dropout,
+                pre_norm=shape.norm == "pre",
+                rotary=0 if learned else shape.max_len,
+                gated=shape.gated,
+                bias=shape.bias,
+            )
             for _ in range(shape.depth)
-        )  # fmt: skip
+        )
         self.norm = nn.LayerNorm(shape.width, bias=shape.bias) if shape.norm == "pre" else nn.Identity()
         self.memory: Memory | None = build_memory(shape.width, memory) if memory is not None else None
         # the brief asks its memory last; a block behind it can use what was found

@@ -357,7 +357,9 @@ class TokenLoss(nn.Module):
         parts = []
         for x, y in zip(flat.split(self.chunk), wanted.split(self.chunk), strict=True):
             if torch.is_grad_enabled():
-                parts.append(checkpoint(_scores_loss, x, weight, bias, y, use_reentrant=False, preserve_rng_state=False))
+                parts.append(
+                    checkpoint(_scores_loss, x, weight, bias, y, use_reentrant=False, preserve_rng_state=False)
+                )
             else:
                 parts.append(_scores_loss(x, weight, bias, y))
         return torch.cat(parts).view(targets.shape)

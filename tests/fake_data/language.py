@@ -8,7 +8,7 @@ def articles(count: int = 12, seed: int = 0) -> str:
     from datamodules.synthetic.language import make_articles
 
     texts = [text.text for text in make_articles(count * 400, seed)][:count]
-    lines = "".join(texts).splitlines()
+    lines = "\n".join(["", *texts]).splitlines()
     return "".join(f" {line} \n" if line else " \n" for line in lines)
 
 

@@ -175,7 +175,8 @@ class LanguageModel(System):
         if self.memory_mode == "shuffled" and state is not None:
             state = {name: value.roll(1, 0) for name, value in state.items()}  # another stream's memory
         looking = {"look": True} if look else {}
-        out = net(**self.net_inputs(batch), state=state, targets=None if extra else batch["y"], **looking)
+        # not the compiled call: an evaluation has graphs of its own, and compiling them costs more than it saves
+        out = net.forward(**self.net_inputs(batch), state=state, targets=None if extra else batch["y"], **looking)
         after = out.get("state")
         if self.memory_mode == "shuffled" and after is not None:
             after = {name: value.roll(-1, 0) if name in _SLOTS else value for name, value in after.items()}
@@ -214,6 +215,10 @@ class LanguageModel(System):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the surprise of each label."""
         return self.test_step(batch, batch_idx)
+
+    def export_answers(self, inputs: Batch) -> dict[str, Tensor]:
+        """Return log-probabilities (B, T, V) of the next token at each place of a text that begins, for `export`."""
+        return {"log_prob": self._net()(**inputs)["logits"].float().log_softmax(-1)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint with another vocabulary.

@@ -227,3 +227,15 @@ def test_continuations_are_measured_beside_the_true_ones():
     bold, _ = judge_continuations(net, chosen, vocabulary, 12, Sampling("temperature", temperature=5.0), batch_size=2)
     assert bold["off_likeliest"] > 0.3
     assert bold["repetition_2"] < metrics["repetition_2"]
+
+
+def test_a_network_can_be_exported_for_any_number_and_length_of_texts():
+    from torch.export import Dim, export
+
+    net, flags = network("keyed, rotary and copy"), torch.zeros(4, 10, dtype=torch.bool)
+    free = dict.fromkeys((0, 1), Dim.DYNAMIC)
+    with torch.no_grad():
+        made = export(net, (tokens(4, 10), flags, ~flags), dynamic_shapes=(free, free, free), strict=False).module()
+    other = torch.zeros(2, 7, dtype=torch.bool)
+    expected = net(tokens(2, 7), other, ~other)["logits"]
+    torch.testing.assert_close(made(tokens(2, 7), other, ~other)["logits"], expected)

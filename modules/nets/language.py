@@ -196,12 +196,12 @@ class LanguageTransformer(nn.Module):
         found: tuple[Tensor, Tensor] | None = None
         for index, block in enumerate(self.blocks):
             if index == self.memory_at:
-                x, after, found = self._recall(x, tokens, starts, write, state)
+                x, after, found = self._recall(x, tokens, starts, write, state, cache)
             x = block(x, cache.layer(index) if cache is not None else None, past, maps)
             if self.noise is not None and self.training:
                 x = self.noise(x)
         if self.memory_at == len(self.blocks):
-            x, after, found = self._recall(x, tokens, starts, write, state)
+            x, after, found = self._recall(x, tokens, starts, write, state, cache)
         hidden = self.norm(x)
         out: dict[str, Tensor | State] = {"hidden": hidden}
         out |= self._answer(hidden, tokens, targets, cache, found)
@@ -225,15 +225,22 @@ class LanguageTransformer(nn.Module):
         return locked_dropout(x, p.embedding_dropout, self.training)
 
     def _recall(
-        self, x: Tensor, tokens: Tensor, starts: Tensor, write: Tensor | None, state: State | None
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        starts: Tensor,
+        write: Tensor | None,
+        state: State | None,
+        cache: Cache | None,
     ) -> tuple[Tensor, State | None, tuple[Tensor, Tensor] | None]:
         """Write what was held, read, and hold this segment."""
         if self.memory is None:
             return x, None, None
         if state is None:
-            state = self.memory.empty(len(tokens), tokens.shape[1], x.device)
+            state = self.memory.empty(tokens.shape[0], tokens.shape[1], x.device)
         slots = self.memory.write(state)
-        read, weight = self.memory.read(x, slots, starts.cumsum(1) == 0)
+        store = cache.layer(len(self.blocks)) if cache is not None else None  # behind those of the blocks
+        read, weight = self.memory.read(x, slots, starts.cumsum(1) == 0, store)
         write = torch.ones_like(starts) if write is None else write
         after = self.memory.hold(slots, x, tokens, starts, write, weight.mean(1))
         return read, after, (weight, slots["token"])

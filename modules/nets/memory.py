@@ -148,13 +148,16 @@ class Memory(nn.Module):
         """Return the slots after what is held was written."""
         raise TypeError(f"{type(self).__name__} must define write")
 
-    def read(self, hidden: Tensor, slots: State, open_to: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, hidden: Tensor, slots: State, open_to: Tensor, store: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read for each position.
 
         Args:
             hidden: (B, T, W).
             slots: From :meth:`write`.
             open_to: (B, T) bool, positions that may read: those of the document that the slots are about.
+            store: The memory's part of a cache, where a segment is read in pieces.
 
         Returns:
             (B, T, W) the states with what was read added, and (B, T, S) read weights; a row may add up to less than 1.
@@ -163,10 +166,11 @@ class Memory(nn.Module):
 
 
 class KeyedMemory(Memory):
-    """Slots of a key and a value: the key is the state *before* a token, the value the state *at* it.
+    """Slots of a key and a value: the key is the context *before* a token, the value the state *at* it.
 
-    A position that is about to say what was said before so finds what came next then. Keys and queries share one
-    projection: at the start, equal contexts find each other. The most important positions of a segment replace the
+    A position that is about to say what was said before so finds what came next then. A context is a state and the one
+    before it: two words in a row say far better than one which place is meant. Keys and queries share one projection:
+    at the start, equal contexts find each other. The most important positions of a segment replace the
     slots that are worth less.
 
     Args:
@@ -177,6 +181,7 @@ class KeyedMemory(Memory):
     def __init__(self, width: int, sizes: Slots) -> None:
         super().__init__(width, sizes)
         self.norm = nn.LayerNorm(width)
+        self.back = nn.Parameter(torch.ones(width))  # how much of the state before belongs to a context
         self.key = nn.Linear(width, sizes.width, bias=False)
         self.value = nn.Linear(width, sizes.width, bias=False)
         self.score = nn.Linear(width, 1)  # importance of a position
@@ -193,7 +198,8 @@ class KeyedMemory(Memory):
     def write(self, state: State) -> State:
         """Return the slots after what is held was written."""
         slots, x = self.forgotten(state), self.norm(state["hidden"].to(self.norm.weight.dtype))
-        before = torch.cat([x[:, :1], x[:, :-1]], 1)
+        before = self._context(x, None)
+        before = torch.cat([before[:, :1], before[:, :-1]], 1)
         may = state["write"].clone()
         may[:, 0] = False  # the state before it lies in another segment
         score = self.score(x).squeeze(2).float().masked_fill(~may, _CLOSED)
@@ -229,14 +235,23 @@ class KeyedMemory(Memory):
             "usage": put("usage", zero),
         }
 
-    def read(self, hidden: Tensor, slots: State, open_to: Tensor) -> tuple[Tensor, Tensor]:
+    def _context(self, x: Tensor, store: dict[str, Tensor] | None) -> Tensor:
+        """Return each state (B, T, W) with the one before it; a segment's first has none."""
+        first = torch.zeros_like(x[:, :1]) if store is None else store.get("last", torch.zeros_like(x[:, :1]))
+        if store is not None:
+            store["last"] = x[:, -1:]
+        return x + self.back * torch.cat([first, x[:, :-1]], 1)
+
+    def read(
+        self, hidden: Tensor, slots: State, open_to: Tensor, store: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read for each position; see :meth:`Memory.read`."""
         x = self.norm(hidden)
-        query, key = unit(self._heads(self.key(x))), unit(self._heads(slots["key"]))
+        query, key = unit(self._heads(self.key(self._context(x, store)))), unit(self._heads(slots["key"]))
         score = (query @ key.mT).float() * self.sharpness.view(1, -1, 1, 1)
         worth = slots["importance"].clamp_min(1e-6).log().masked_fill(slots["importance"] <= 0, _CLOSED)
         score = score + worth[:, None, None, :]
-        nothing = self.nothing.view(1, -1, 1, 1).expand(len(score), -1, score.shape[2], 1)
+        nothing = self.nothing.view(1, -1, 1, 1).expand(score.shape[0], -1, score.shape[2], 1)
         weight = torch.cat([nothing.float(), score], 3).softmax(3)[..., 1:] * open_to[:, None, :, None]
         found = (weight.to(x.dtype) @ self._heads(slots["value"]).to(x.dtype)).transpose(1, 2).flatten(2)
         return hidden + torch.tanh(self.gate(x)) * self.out(found), weight.mean(1)
@@ -289,7 +304,9 @@ class BriefMemory(Memory):
             "usage": torch.where(wins, 0.0, slots["usage"]),
         }
 
-    def read(self, hidden: Tensor, slots: State, open_to: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, hidden: Tensor, slots: State, open_to: Tensor, store: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read for each position; see :meth:`Memory.read`."""
         level = self.integration(hidden)
         score = self.reads(torch.cat([hidden, level.to(hidden.dtype)], 2)).float()

@@ -94,7 +94,7 @@ def compress(
     if student is not None:
         found.append(_student(student, writer))
     table = pd.DataFrame([row_of(one, found[0]) for one in found])
-    table["recommended"] = [i > 0 and wins(row, worse) for i, row in enumerate(table.to_dict("records"))]
+    table["recommended"] = [i > 0 and wins(dict(row), worse) for i, (_, row) in enumerate(table.iterrows())]
     page = _page(table, writer, worse, steps)
     print(page)
     folder = writer.folder / "compress"

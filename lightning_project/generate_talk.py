@@ -38,7 +38,7 @@ class Settings:
         if name not in old:
             raise ValueError(f"no setting {name!r}; there are {', '.join(old)}")
         kind = type(old[name])
-        typed = value if kind is str else yaml.safe_load(value)
+        typed: Any = value if kind is str else yaml.safe_load(value)
         typed = float(typed) if kind is float and isinstance(typed, int) else [typed] if kind is list else typed
         if type(typed) is not kind:
             raise ValueError(f"{name} takes {kind.__name__}, not {value!r}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.base import Batch, ClassMapError
 from modules.nets.language import Dropouts, LanguageTransformer, Shape
@@ -54,7 +54,7 @@ class Teaching:
         self.settings, self.teacher = settings, read_teacher(settings.teacher, class_names)
 
     def losses(
-        self, net: LanguageTransformer, inputs: Batch, y: Tensor, carry: State
+        self, net: nn.Module, inputs: Batch, y: Tensor, carry: State
     ) -> tuple[Tensor, Tensor, State]:
         """Read a segment.
 

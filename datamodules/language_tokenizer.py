@@ -47,7 +47,9 @@ class Tokenizer:
             self.vocab_size, self.eos_id, self.unk_id = len(self._words), self._ids[LINE], self._ids[UNKNOWN]
         else:
             self._fast = FastTokenizer.from_str(spec)
-            self.vocab_size, self.eos_id = self._fast.get_vocab_size(), self._fast.token_to_id(END)
+            end = self._fast.token_to_id(END)
+            assert end is not None  # it was put there when the vocabulary was made
+            self.vocab_size, self.eos_id = self._fast.get_vocab_size(), end
 
     @property
     def closes(self) -> bool:
@@ -79,7 +81,7 @@ class Tokenizer:
             return cls(kind, _read_gpt2(folder).to_str())
         learner = FastTokenizer(models.BPE())
         learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        learner.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+        learner.decoder = decoders.ByteLevel()
         wanted = vocab_size or 8000
         if wanted < len(_BYTES) + 1:
             raise ValueError(f"vocab_size={wanted} has no room for {len(_BYTES)} bytes and the end of a document")

@@ -169,7 +169,8 @@ class LanguageModel(System):
         Returns:
             ``nll`` (B, T), ``hidden`` (B, T, W), ``state`` where one is carried.
         """
-        net, state = self._net(), self._judged
+        net: Any = self._net()  # the two networks take different arguments
+        state = self._judged
         if state is None or self.memory_mode == "off":
             state = net.new_state(*batch["tokens"].shape)
         if self.memory_mode == "shuffled" and state is not None:

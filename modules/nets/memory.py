@@ -23,7 +23,7 @@ class Slots:
 
     Args:
         slots: Slots of a stream.
-        width: Size of a slot.
+        width: Size of a slot in the brief's memory; otherwise of the keys and values that are made of its states.
         writes: Positions of a whole segment that are written, at most: those of the largest importance.
         heads: Reading heads; the brief's memory has one.
         decay: What is left of a slot's importance after each segment, when it comes to eviction.
@@ -66,7 +66,7 @@ def coarse(x: Tensor) -> Tensor:
 class Memory(nn.Module):
     """What both kinds share: an empty state, what is held, eviction, and the gate that starts at zero.
 
-    State: ``key`` (B, S, K), ``value`` (B, S, V), ``token`` (B, S), ``importance`` (B, S) with 0 = empty, ``age``
+    State: ``key`` (B, S, K) and ``value`` (B, S, V), ``token`` (B, S), ``importance`` (B, S) with 0 = empty, ``age``
     (B, S) in segments, ``usage`` (B, S) read mass; and what is held: ``hidden`` (B, T, W), ``held`` (B, T) token ids,
     ``write`` (B, T) bool, ``reset`` (B,) bool.
     """
@@ -85,7 +85,8 @@ class Memory(nn.Module):
         """
         s = self.sizes
         zeros = torch.zeros(batch, s.slots, device=device)
-        slots = {name: zeros.unsqueeze(2).expand(-1, -1, s.width).contiguous() for name in ("key", "value")}
+        sizes = {"key": s.width, "value": s.width} if s.kind == "brief" else {"key": 2 * self.width, "value": self.width}
+        slots = {name: torch.zeros(batch, s.slots, size, device=device) for name, size in sizes.items()}
         flags = torch.zeros(batch, length, dtype=torch.bool, device=device)
         return {
             **slots,
@@ -171,7 +172,8 @@ class KeyedMemory(Memory):
     A position that is about to say what was said before so finds what came next then. A context is a state and the one
     before it: two words in a row say far better than one which place is meant. Keys and queries share one projection:
     at the start, equal contexts find each other. The most important positions of a segment replace the
-    slots that are worth less.
+    slots that are worth less. Slots hold the states as they were; keys, values and importance are made of them anew
+    when they are read, and so learn from every read, however long ago the slot was written.
 
     Args:
         width: Size of a state.
@@ -195,14 +197,18 @@ class KeyedMemory(Memory):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.sizes.heads, -1)).transpose(1, 2)  # (B, H, N, K / H)
 
+    def worth(self, hidden: Tensor) -> Tensor:
+        """Return the importance of states (B, N, W) before its sigmoid (B, N), float32."""
+        return self.score(self.norm(hidden.to(self.norm.weight.dtype))).squeeze(2).float()
+
     def write(self, state: State) -> State:
         """Return the slots after what is held was written."""
-        slots, x = self.forgotten(state), self.norm(state["hidden"].to(self.norm.weight.dtype))
-        before = self._context(x, None)
-        before = torch.cat([before[:, :1], before[:, :-1]], 1)
+        slots, hidden = self.forgotten(state), state["hidden"]
+        before = torch.cat([torch.zeros_like(hidden[:, :2]), hidden], 1)
+        before = torch.cat([before[:, 1:-1], before[:, :-2]], 2)  # the state before, and the one before that
         may = state["write"].clone()
         may[:, 0] = False  # the state before it lies in another segment
-        score = self.score(x).squeeze(2).float().masked_fill(~may, _CLOSED)
+        score = self.worth(hidden).masked_fill(~may, _CLOSED)
         count = min(self.sizes.writes, score.shape[1])
         at = coarse(score.clamp_min(-100)).topk(count, 1).indices
         best = score.gather(1, at)
@@ -227,8 +233,8 @@ class KeyedMemory(Memory):
 
         zero = torch.zeros_like(importance)
         return {
-            "key": put("key", self.key(chosen(before))),
-            "value": put("value", self.value(chosen(x))),
+            "key": put("key", chosen(before)),
+            "value": put("value", chosen(hidden)),
             "token": put("token", state["held"].gather(1, at)),
             "importance": put("importance", importance),
             "age": put("age", zero),
@@ -247,13 +253,16 @@ class KeyedMemory(Memory):
     ) -> tuple[Tensor, Tensor]:
         """Read for each position; see :meth:`Memory.read`."""
         x = self.norm(hidden)
-        query, key = unit(self._heads(self.key(self._context(x, store)))), unit(self._heads(slots["key"]))
+        before, earlier = self.norm(slots["key"].unflatten(2, (2, -1)).to(self.norm.weight.dtype)).unbind(2)
+        query = unit(self._heads(self.key(self._context(x, store))))
+        key = unit(self._heads(self.key(before + self.back * earlier)))
         score = (query @ key.mT).float() * self.sharpness.view(1, -1, 1, 1)
-        worth = slots["importance"].clamp_min(1e-6).log().masked_fill(slots["importance"] <= 0, _CLOSED)
+        worth = F.logsigmoid(self.worth(slots["value"])).masked_fill(slots["importance"] <= 0, _CLOSED)
         score = score + worth[:, None, None, :]
         nothing = self.nothing.view(1, -1, 1, 1).expand(score.shape[0], -1, score.shape[2], 1)
         weight = torch.cat([nothing.float(), score], 3).softmax(3)[..., 1:] * open_to[:, None, :, None]
-        found = (weight.to(x.dtype) @ self._heads(slots["value"]).to(x.dtype)).transpose(1, 2).flatten(2)
+        value = self._heads(self.value(self.norm(slots["value"].to(self.norm.weight.dtype))))
+        found = (weight.to(value.dtype) @ value).transpose(1, 2).flatten(2)
         return hidden + torch.tanh(self.gate(x)) * self.out(found), weight.mean(1)
 
 

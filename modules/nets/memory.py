@@ -85,7 +85,9 @@ class Memory(nn.Module):
         """
         s = self.sizes
         zeros = torch.zeros(batch, s.slots, device=device)
-        sizes = {"key": s.width, "value": s.width} if s.kind == "brief" else {"key": 2 * self.width, "value": self.width}
+        sizes = (
+            {"key": s.width, "value": s.width} if s.kind == "brief" else {"key": 2 * self.width, "value": self.width}
+        )
         slots = {name: torch.zeros(batch, s.slots, size, device=device) for name, size in sizes.items()}
         flags = torch.zeros(batch, length, dtype=torch.bool, device=device)
         return {

@@ -38,7 +38,7 @@ class Scored:
         ]
         kept, first = np.unique(columns[0], return_index=True)
         first = first[kept >= 0]
-        states = [part.flatten(0, 1) for part in hidden]
+        states = list(hidden)
         chosen = torch.cat(states)[torch.from_numpy(first).to(states[0].device)] if states else None
         return cls(columns[0][first], columns[1][first].astype(np.float64), columns[2][first], chosen)
 
@@ -93,9 +93,12 @@ def score(
     with judged(trainer, module, memory):
         for batch in batches(module, loader, what):
             out = module.judge(batch)
-            outputs.append((batch["y_place"], out["nll"].float(), batch["y_position"]))
-            if hidden:
-                states.append(out["hidden"].float())
+            found = (batch["y_place"], out["nll"].float(), batch["y_position"])
+            if hidden:  # only those of labels: with a short stride most positions are context
+                real = batch["y_place"] >= 0
+                found = (found[0][real], found[1][real], found[2][real])
+                states.append(out["hidden"][real].float())
+            outputs.append(found)
     return Scored.of(outputs, states)
 
 

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule
 
+from callbacks.init_from import InitFrom
 from datamodules.errors import DataError
 from datamodules.language_layout import Corpus, TextBatches, TextSampler
 from datamodules.language_pairs import LanguagePairs, read_pairs
@@ -141,6 +144,18 @@ def test_a_run_is_trained_further_on_pairs(fitted, tmp_path):
     assert config["data"]["init_args"]["vocabulary_from"] and "init_from" not in config
     run(["test", "--ckpt_path", str(folder)], config=False)  # the run knows its vocabulary
     assert json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["values"]["perplexity"] > 1
+
+
+def test_a_run_that_is_resumed_keeps_its_own_weights(fitted):
+    model = LightningModule.load_from_checkpoint(fitted / "checkpoints" / "best.ckpt", map_location="cpu")
+    given = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        model.net.embedding.weight.zero_()
+    start = InitFrom(str(fitted / "checkpoints" / "best.ckpt"))
+    start.on_fit_start(SimpleNamespace(ckpt_path="last.ckpt"), model)
+    assert not model.net.embedding.weight.any()
+    start.on_fit_start(SimpleNamespace(ckpt_path=None), model)
+    assert all(torch.equal(given[name], value) for name, value in model.state_dict().items())
 
 
 def test_weights_to_begin_with_are_refused_where_they_do_not_fit(fitted, tmp_path, capsys):

@@ -39,6 +39,7 @@ def generate(
     batch_size: int = 32,
     out: str | None = None,
     device: str = "auto",
+    int8: bool = False,
     interactive: bool = False,
     demo: bool = False,
 ) -> None:
@@ -65,6 +66,7 @@ def generate(
         batch_size: Texts at once.
         out: JSON-lines file for the texts; by default generate/texts.jsonl in the run folder.
         device: auto, cpu, cuda or mps.
+        int8: Write with weights in int8, on the CPU.
         interactive: Talk with the model; `config` shows and sets values, `exit` ends.
         demo: Take the prompts through each strategy; without prompts, the ones that come with the project.
 
@@ -85,7 +87,7 @@ def generate(
     given = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not (given or interactive or demo):
         raise UsageError("nothing to continue: add --prompt TEXT, --prompts FILE, --interactive or --demo")
-    writer = Writer.of_run(ckpt_path, name, runs, device)
+    writer = Writer.of_run(ckpt_path, name, runs, device, int8)
     if interactive:
         generate_talk.talk(writer, sampling, max_new_tokens, stop or [], seed)
         return

@@ -61,15 +61,18 @@ class GenerationServer(litserve.LitAPI):
         runs: Folder of all runs.
         batch_size: Requests at once.
         wait: Seconds to wait for further requests.
+        int8: Write with weights in int8, on the CPU.
     """
 
-    def __init__(self, ckpt_path: str, name: str | None, runs: str, batch_size: int, wait: float) -> None:
+    def __init__(
+        self, ckpt_path: str, name: str | None, runs: str, batch_size: int, wait: float, int8: bool = False
+    ) -> None:
         super().__init__(max_batch_size=batch_size, batch_timeout=wait, stream=True, api_path="/generate")
-        self.run = (ckpt_path, name, runs)
+        self.run, self.int8 = (ckpt_path, name, runs), int8
 
     def setup(self, device: str) -> None:
         """Load the model, once in each worker."""
-        self.writer = Writer.of_run(*self.run, device=device)
+        self.writer = Writer.of_run(*self.run, device=device, int8=self.int8)
 
     # the library finds these arguments by their names
 
@@ -113,6 +116,7 @@ def serve(
     wait: float = 0.05,
     timeout: float = 60.0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    int8: bool = False,
 ) -> None:
     """Serve the model of a run: POST /generate {"prompt": ...} answers with text as it is written; /form is a page.
 
@@ -126,6 +130,7 @@ def serve(
         wait: Seconds that a request waits for others to come along.
         timeout: Seconds after which a request that waits in the queue is given up.
         device: Where the model is.
+        int8: Write with weights in int8, on the CPU.
 
     Raises:
         UsageError: A value without a meaning.
@@ -134,8 +139,8 @@ def serve(
         raise UsageError("serve needs a batch_size of at least 2, 0 <= wait < timeout, and a port from 1024 to 65535")
     Writer.of_run(ckpt_path, name, runs, "cpu")  # what is wrong with the run is said here, and not by a worker
     server = litserve.LitServer(
-        GenerationServer(ckpt_path, name, runs, batch_size, wait),
-        accelerator=device,
+        GenerationServer(ckpt_path, name, runs, batch_size, wait, int8),
+        accelerator="cpu" if int8 else device,
         devices=1,
         timeout=timeout,
         max_payload_size=LARGEST_REQUEST,

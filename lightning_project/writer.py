@@ -17,6 +17,7 @@ from datamodules.language_tokenizer import Tokenizer
 from lightning_project.exits import UsageError
 from lightning_project.parser import class_at
 from lightning_project.run_folder import find_run
+from modules.compression import to_int8
 from modules.continuing import Vocabulary
 from modules.decoding import Text
 from modules.generation import Sampling
@@ -41,7 +42,9 @@ class Writer:
     window: int
 
     @classmethod
-    def of_run(cls, ckpt_path: str, name: str | None = None, runs: str = "runs", device: str = "auto") -> "Writer":
+    def of_run(
+        cls, ckpt_path: str, name: str | None = None, runs: str = "runs", device: str = "auto", int8: bool = False
+    ) -> "Writer":
         """Load the model of a run.
 
         Args:
@@ -49,6 +52,7 @@ class Writer:
             name: Name of the run; by default the newest.
             runs: Folder of all runs.
             device: Such as ``cpu`` or ``cuda``; ``auto`` takes an accelerator where there is one.
+            int8: Round the linear layers to int8, on the CPU; see the verb ``compress`` for what it costs.
 
         Raises:
             DataError: It is no run of a language model, or its folder is not whole.
@@ -62,7 +66,9 @@ class Writer:
             raise DataError(f"{found.checkpoint} is of {made_by}: name a run of `language`")
         importlib.import_module(made_by.rpartition(".")[0])  # a class that was not imported is not built from a file
         model: Any = LightningModule.load_from_checkpoint(found.checkpoint, map_location="cpu")
-        model.to(_device(device)).eval()
+        model.to(torch.device("cpu") if int8 else _device(device)).eval()
+        if int8:
+            model.net = to_int8(model.net)
         tokenizer, config = Tokenizer.from_state(states[0]["tokenizer"]), _config(found.path)
         return cls(found.path, Path(found.checkpoint), model, tokenizer, int(config["data"]["init_args"]["window"]))
 

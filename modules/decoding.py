@@ -33,8 +33,8 @@ class WindowReader:
     no position beyond those of training is used.
 
     Args:
-        net: Language model in evaluation mode; its ``forward`` takes ``state`` and ``cache``, see ``new_state`` and
-            ``new_cache``.
+        net: Language model in evaluation mode; its ``forward`` takes ``state``, see ``new_state``, and where it has
+            ``new_cache`` also ``cache`` and ``last``. One that has not, such as an LSTM, reads the window anew.
         batch: Number of texts.
         window: Tokens seen at once, as in training.
         cached: Keep keys and values, so that each token is read once; without it each step reads the window anew, with
@@ -46,7 +46,8 @@ class WindowReader:
             raise ValueError("a network in training mode would drop and explore: call eval() first")
         if window < 2:
             raise ValueError(f"a window has at least 2 tokens, got {window}")
-        self.net, self.batch, self.window, self.cached = net, batch, window, cached
+        self.keeps = hasattr(net, "new_cache")
+        self.net, self.batch, self.window, self.cached = net, batch, window, cached and self.keeps
         self.half = window // 2
         self.state = net.new_state(batch, self.half)
         self._empty()
@@ -73,7 +74,8 @@ class WindowReader:
     def _advance(self, tokens: Tensor) -> Tensor:
         self.tokens = torch.cat([self.tokens.to(tokens.device), tokens], 1)
         # `forward`, not the call: a compiled network would be compiled again for each length
-        out = self.net.forward(tokens if self.cached else self.tokens, state=self.state, cache=self.cache)
+        given = {"cache": self.cache, "last": True} if self.keeps else {}
+        out = self.net.forward(tokens if self.cached else self.tokens, state=self.state, **given)
         return out["logits"][:, -1].float()
 
     def _move_on(self) -> None:

@@ -7,7 +7,8 @@ import torch
 from modules.continuing import Vocabulary, continue_texts, judge_continuations, places
 from modules.decoding import Text, WindowReader, Written, write
 from modules.generation import Sampling
-from modules.nets.language import LanguageTransformer, Shape
+from modules.nets.language import Dropouts, LanguageTransformer, Shape
+from modules.nets.language_lstm import LanguageLSTM
 from modules.nets.memory import Slots
 from modules.text_metrics import bleu
 
@@ -120,6 +121,16 @@ def test_what_cannot_be_written_is_refused(prompt, limit, stops, message):
         Text.make(0, prompt, Sampling(), limit, 0, decode, stops)
 
 
+def test_a_network_without_keys_and_values_reads_the_window_anew():
+    torch.manual_seed(0)
+    net, given = LanguageLSTM(V, Shape(16, 1, 2, 32, 12), Dropouts(), 0).eval(), tokens(2, 30)
+    reader, steps = WindowReader(net, 2, 12), WindowReader(net, 2, 12)
+    found = [steps.read(given[:, at : at + 1]) for at in range(30)][-1]
+    torch.testing.assert_close(reader.read(given), found, atol=1e-5, rtol=1e-5)
+    whole = net(given)["logits"][:, -1]  # an LSTM forgets nothing at the end of a window
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+
+
 NETS = {
     "none": (None, {}),
     "rotary and copy": (None, {"positions": "rotary", "copy": 8}),
@@ -165,6 +176,7 @@ def test_the_cache_changes_nothing_over_several_windows_and_neither_do_other_tex
             torch.testing.assert_close(plain.read(piece), found, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(alone.read(piece[1:2])[0], found[1], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(by_hand(net, given[0, : at + 1], 12), found[0], atol=1e-5, rtol=1e-5)
+    assert net(given[:, :12], last=True)["logits"].shape == (3, 1, V)
 
 
 @pytest.mark.parametrize("name", ["none", "keyed"])

@@ -5,10 +5,12 @@ import json
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 from lightning_project import generate_talk
 from lightning_project.generate_talk import Settings, within
-from lightning_project.writer import printable
+from lightning_project.writer import Writer, printable
 from modules.continuing import continue_texts
 from modules.generation import Sampling
 from tests.running import code, fitted_run, run
@@ -100,6 +102,12 @@ def test_a_file_of_prompts_and_the_run_folder(fitted, capsys):
     # the very weights, named in other ways
     assert [row["text"] for row in rows] == texts(fitted / "checkpoints" / "best.ckpt", "--max_new_tokens", "3",
                                                   prompts=["The town of", "He"])  # fmt: skip
+
+
+def test_text_is_written_in_int8_when_asked(fitted):
+    assert len(written(fitted, "--int8")) == len(PROMPTS)
+    kinds = {type(part) for part in Writer.of_run(str(fitted), int8=True).net.modules()}
+    assert nn.Linear not in kinds and torch.ao.nn.quantized.dynamic.Linear in kinds
 
 
 def test_the_demonstration_shows_each_strategy_and_the_memory(fitted, capsys):

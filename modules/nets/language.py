@@ -163,6 +163,7 @@ class LanguageTransformer(nn.Module):
         targets: Tensor | None = None,
         cache: Cache | None = None,
         look: bool = False,
+        last: bool = False,
     ) -> Outputs | dict[str, Tensor | State]:
         """Score what follows each token.
 
@@ -175,6 +176,8 @@ class LanguageTransformer(nn.Module):
             targets: (B, T) next tokens, -1 = none; asks for ``nll`` in place of ``logits``.
             cache: Keys and values of the tokens before these; grows by T. The result is that without a cache.
             look: Also return ``attention`` (L, B, H, T, T), and with a memory ``slots`` (B, T, S) read weights.
+
+            last: Score the last position only: ``logits`` (B, 1, V).
 
         Returns:
             ``hidden`` (B, T, W) before the head; ``logits`` (B, T, V), with a copying head log-probabilities, or
@@ -204,7 +207,7 @@ class LanguageTransformer(nn.Module):
             x, after, found = self._recall(x, tokens, starts, write, state, cache)
         hidden = self.norm(x)
         out: dict[str, Tensor | State] = {"hidden": hidden}
-        out |= self._answer(hidden, tokens, targets, cache, found)
+        out |= self._answer(hidden, tokens, targets, cache, found, last)
         if after is not None:
             out["state"] = after
         if maps is not None:
@@ -252,13 +255,16 @@ class LanguageTransformer(nn.Module):
         targets: Tensor | None,
         cache: Cache | None,
         found: tuple[Tensor, Tensor] | None,
+        last: bool,
     ) -> Outputs:
         x = locked_dropout(hidden, self.dropouts.output_dropout, self.training)
         if self.copy is not None:
             copied = self.copy(hidden, tokens, cache.copies if cache is not None else None, found)
         if targets is None:
-            logits = self.head(x)
-            return {"logits": logits if self.copy is None else self.copy.mix_all(logits, copied)}
+            logits = self.head(x[:, -1:] if last else x)
+            if self.copy is None:
+                return {"logits": logits}
+            return {"logits": self.copy.mix_all(logits, copied.last() if last else copied)}
         nll = self.loss(x, self.head.weight, self.head.bias, targets)
         if self.copy is not None:
             nll = self.copy.mix_targets(nll, copied, targets)

@@ -188,6 +188,11 @@ class Copied:
     slot_tokens: Tensor | None
     log_rest: Tensor
 
+    def last(self) -> "Copied":
+        """Return what was found for the last position."""
+        slots = self.slots[:, -1:] if self.slots is not None else None
+        return Copied(self.window[:, -1:], self.window_tokens, slots, self.slot_tokens, self.log_rest[:, -1:])
+
 
 class Copy(nn.Module):
     """Mixes into the vocabulary's probabilities those of saying again a token of the window or of the memory.

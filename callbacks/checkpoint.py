@@ -35,15 +35,22 @@ class Checkpoint(ModelCheckpoint):
         mode: Whether more or less is better; a tie keeps the earlier epoch.
         every_n_steps: Also write ``last`` every so many optimizer steps (one later where a validation follows, which a
             resumed run would leave out); ``None`` only after each epoch.
+        every_n_epochs: Write ``last`` after every so many epochs only, and after the last one, where epochs are short.
     """
 
     def __init__(
-        self, monitor: str = "val/macro_f1", mode: Literal["min", "max"] = "max", every_n_steps: int | None = None
+        self,
+        monitor: str = "val/macro_f1",
+        mode: Literal["min", "max"] = "max",
+        every_n_steps: int | None = None,
+        every_n_epochs: int = 1,
     ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"checkpoint.every_n_epochs={every_n_epochs} must be at least 1")
         super().__init__(
             monitor=monitor, mode=mode, filename="best", save_top_k=1, save_last=False, enable_version_counter=False
         )
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.last_every = every_n_steps, every_n_epochs
         self.best_epoch: int | None = None
         self._due = False
         self._process_state: dict[str, Any] | None = None  # to go back to at the first batch of a resumed run
@@ -70,6 +77,10 @@ class Checkpoint(ModelCheckpoint):
         if self._process_state is not None:
             _set_random_state(self._process_state["random"])
             _set_metric_states(pl_module, self._process_state["metrics"])
+            if "carry" in self._process_state:
+                carry = self._process_state["carry"]
+                moved = {name: value.to(pl_module.device) for name, value in carry.items()}
+                pl_module.carry = moved  # type: ignore[assignment]  # of a system that reads streams
             self._process_state = None
 
     def on_train_batch_end(
@@ -92,7 +103,9 @@ class Checkpoint(ModelCheckpoint):
         """Write ``last`` after the epoch's validation."""
         super().on_train_epoch_end(trainer, pl_module)
         self._due = False
-        if not _is_trial(trainer):
+        epochs = trainer.current_epoch + 1
+        ends = epochs == trainer.max_epochs or 0 <= trainer.max_steps <= trainer.global_step or trainer.should_stop
+        if (ends or epochs % self.last_every == 0) and not _is_trial(trainer):
             trainer.save_checkpoint(self.last_path)
 
     def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
@@ -118,6 +131,9 @@ class Checkpoint(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state of every process."""
         own = {"random": _get_random_state(), "metrics": _get_metric_states(pl_module)}
+        carry: Any = getattr(pl_module, "carry", None)
+        if carry is not None:  # of streams that are read on after this batch
+            own["carry"] = {name: value.detach().cpu() for name, value in carry.items()}
         states = [own] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, own)

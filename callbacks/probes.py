@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 Inputs = dict[str, Any]
 
 INITIAL_LOSS_TOLERANCE = 0.4
+_FORWARD = ("padding", "batch_order", "batch_size", "causality", "initial_loss")
 # Largest difference that is only rounding, as a share of the largest logit; other kernels run at other shapes.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _TENSOR_CORE_TOLERANCE = 5e-3  # float32 on a device may use shorter products (TF32)
@@ -25,6 +27,8 @@ _MEND = {
     "batch_order": "no layer may use its row number in the batch, or switch off probes.batch_order",
     "batch_size": "no layer may use statistics of the batch in eval mode (BatchNorm without running statistics, a "
     "softmax or mean over the batch dimension), or switch off probes.batch_size",
+    "causality": "mask attention to later positions, take no statistics over time (such as a mean), write a "
+    "memory only from what lies before all that reads it, or switch off probes.causality",
     "gradients": "use the parameter in forward, remove it or a detach() before it, freeze it (requires_grad=False), or "
     "name it in probes.allow_dead",
 }
@@ -50,8 +54,8 @@ class Probed(Protocol):
 class Probes(Callback):
     """Check the network once at the start of a fit; a resumed fit is not checked again.
 
-    Four probes run in eval mode on ``trainer.datamodule.probe_batch``, in the precision of the weights and without
-    autocast, on every rank by itself. The gradient probe watches the first real optimizer steps.
+    The probes of the forward pass run in eval mode on ``trainer.datamodule.probe_batch``, in the precision of the
+    weights and without autocast, on every rank by itself. The gradient probe watches the first real optimizer steps.
 
     Args:
         padding: More padded frames holding any values leave the logits as they are.
@@ -59,6 +63,8 @@ class Probes(Callback):
             ``gradient_steps``.
         batch_order: Permuted samples give permuted logits.
         batch_size: Samples one at a time give the logits of the whole batch.
+        causality: Of a network that takes ``tokens`` and gives logits for each of them: later tokens leave earlier
+            logits as they are.
         initial_loss: The loss is within 40 % of ``pl_module.expected_initial_loss()``; only reported, for a pre-trained
             network may start elsewhere.
         n_samples: Samples of the probe batch, at least 2.
@@ -78,6 +84,7 @@ class Probes(Callback):
         gradients: bool = True,
         batch_order: bool = True,
         batch_size: bool = True,
+        causality: bool = True,
         initial_loss: bool = True,
         n_samples: int = 8,
         gradient_steps: int = 5,
@@ -91,6 +98,7 @@ class Probes(Callback):
         self.gradients = gradients
         self.batch_order = batch_order
         self.batch_size = batch_size
+        self.causality = causality
         self.initial_loss = initial_loss
         self.n_samples = n_samples
         self.gradient_steps = gradient_steps
@@ -100,7 +108,7 @@ class Probes(Callback):
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the four probes of the forward pass and arm the gradient probe.
+        """Run the probes of the forward pass and arm the gradient probe.
 
         Raises:
             ProbeError: When a probe fails.
@@ -115,7 +123,7 @@ class Probes(Callback):
             for pattern in self.allow_dead or []:
                 if not any(fnmatchcase(name, pattern) for name in self._watched):
                     raise ValueError(f"probes.allow_dead: no trainable parameter is called {pattern!r}")
-        if self.padding or self.batch_order or self.batch_size or self.initial_loss:
+        if any(getattr(self, name) for name in _FORWARD):
             with isolate_rng(), torch.no_grad(), _as_found(cast(nn.Module, pl_module.net)):
                 self._probe_forward(trainer, pl_module)
         if not self.gradients:
@@ -164,19 +172,27 @@ class Probes(Callback):
 
     def _probe_forward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data, system = getattr(trainer, "datamodule", None), cast(Probed, pl_module)
-        wanted = [name for name in ("padding", "batch_order", "batch_size", "initial_loss") if getattr(self, name)]
+        wanted = [name for name in _FORWARD if getattr(self, name)]
         if data is None or not hasattr(data, "probe_batch"):
             for name in wanted:
-                self._add(name, None, "not run: the data has no probe_batch")
+                if name != "causality":  # not every network has something to probe there
+                    self._add(name, None, "not run: the data has no probe_batch")
             return
         batch = data.probe_batch(min(self.n_samples, len(data.indices("train"))))
         batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
         batch = trainer.precision_plugin.convert_input(batch)
         inputs = system.net_inputs(batch)
-        probes = {"padding": _padding, "batch_order": _batch_order, "batch_size": _batch_size}
+        probes = {
+            "padding": _padding,
+            "batch_order": _batch_order,
+            "batch_size": _batch_size,
+            "causality": _causality,
+        }
         with torch.autocast(pl_module.device.type, enabled=False):
             logits = _logits(system.net, inputs)
             for name in wanted:
+                if name == "causality" and not _scores_tokens(inputs, logits):
+                    continue
                 if name == "initial_loss":
                     self._add(name, *_initial_loss(system, logits, batch["y"]))
                     continue
@@ -236,6 +252,20 @@ def _batch_size(net: nn.Module, inputs: Inputs, logits: Tensor) -> tuple[bool | 
     return _compare(torch.cat(rows), logits, "one sample at a time")
 
 
+def _scores_tokens(inputs: Inputs, logits: Tensor) -> bool:
+    tokens = inputs.get("tokens")
+    return tokens is not None and logits.ndim == 3 and logits.shape[:2] == tokens.shape and tokens.shape[1] > 1
+
+
+def _causality(net: nn.Module, inputs: Inputs, logits: Tensor) -> tuple[bool | None, str]:
+    tokens = inputs["tokens"]
+    middle = tokens.shape[1] // 2
+    other = tokens.clone()
+    other[:, middle:] = _garbage(tokens, tokens.shape[1] - middle)
+    found = _logits(net, {**inputs, "tokens": other})
+    return _compare(found[:, :middle], logits[:, :middle], "before the tokens that were changed")
+
+
 def _padding(net: nn.Module, inputs: Inputs, logits: Tensor) -> tuple[bool | None, str]:
     """Compare a batch without its last frames with one where garbage under a False mask stands in their place.
 
@@ -283,6 +313,9 @@ def _garbage(x: Tensor, extra: int) -> Tensor:
 
 def _initial_loss(system: Probed, logits: Tensor, y: Tensor) -> tuple[bool | None, str]:
     expected, real = system.expected_initial_loss(), y >= 0
+    if expected is not None and logits.ndim == 3 and logits.shape[:2] == y.shape and bool(real.any()):  # of tokens
+        loss = F.cross_entropy(logits[real].float(), y[real]).item()
+        return _near(loss, expected)
     if expected is None or logits.ndim != 2 or not bool(real.any()):
         return None, "not run: no expected value, no class logits or no labels"
     logits, y = logits[real], y[real]
@@ -290,6 +323,10 @@ def _initial_loss(system: Probed, logits: Tensor, y: Tensor) -> tuple[bool | Non
     uniform = system.loss(torch.zeros_like(logits), y).mean().item()
     if uniform > 0:
         loss *= expected / uniform  # takes out the class weights of these few samples
+    return _near(loss, expected)
+
+
+def _near(loss: float, expected: float) -> tuple[bool, str]:
     passed = abs(loss - expected) <= INITIAL_LOSS_TOLERANCE * expected
     return passed, f"loss {loss:.3f}, expected {expected:.3f} before training" + ("" if passed else " (a warning)")
 

@@ -34,7 +34,8 @@ def _words(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _what(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def what(run: Mapping[str, Any], sizes: str) -> str:
+    """Say what was trained on what, for how long; ``sizes`` is a phrase such as ``30 classes``."""
     data, split = run.get("data") or {}, run.get("split") or {}
     parts = ", ".join(f"{count} {part}" for part, count in split.items())
     facts = ", ".join(f"{key.replace('_', ' ')}: {_words(value)}" for key, value in data.items())
@@ -42,7 +43,7 @@ def _what(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     lines = [
         f"{run.get('architecture', run['system'])} with {run['total_params']:,} parameters"
         + (f" ({frozen:,} of them frozen)" if frozen else "")
-        + f", {metrics['num_classes']} classes.",
+        + f", {sizes}.",
         f"Data: {facts or 'not described'}." + (f" Split: {parts} (hash `{run.get('split_hash')}`)." if parts else ""),
     ]
     if run.get("epochs_run"):
@@ -60,7 +61,8 @@ def _what(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _found(run: Mapping[str, Any]) -> str:
+def found(run: Mapping[str, Any]) -> str:
+    """Compose the section of the probes and the audit."""
     words = {True: "passed", False: "**failed**", None: "not run"}
     lines = ["## What the checks found", ""]
     probes = run.get("probes")
@@ -95,13 +97,15 @@ def _finding(finding: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _targets(run: Mapping[str, Any]) -> str:
+def targets(run: Mapping[str, Any]) -> str:
+    """Compose the table of targets."""
     words = {**REACHED, False: f"**{REACHED[False]}**"}
     rows = [[t["metric"], aim(t), number(t["value"], 4), words[t["reached"]]] for t in run["targets"]]
     return "## Targets\n\n" + table(["metric", "target", "value", ""], rows)
 
 
-def _settings(run: Mapping[str, Any]) -> str:
+def settings(run: Mapping[str, Any]) -> str:
+    """Compose the table of settings."""
     course = {
         "system",
         "data",
@@ -122,6 +126,21 @@ def _settings(run: Mapping[str, Any]) -> str:
     return "## Settings, read from the live objects\n\n" + table(["", ""], rows)
 
 
+def reproduce(root: Path, run: Mapping[str, Any], shown: str) -> str:
+    """Compose the section of the commands, the seed and the versions."""
+    verb, python = (
+        f"python -m lightning_project {{}} --config {shown}/config.yaml",
+        files.read_json(root / "environment.json"),
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in python.get("packages", {}).items())
+    return (
+        f"## How to reproduce\n\n```\n{verb.format('fit')} --name again\n"
+        f"{verb.format('test')} --name again --ckpt_path best\n```\n\n"
+        f"Seed {run.get('seed')}, commit {run.get('git_commit') or 'unknown'}, "
+        f"Python {python.get('python')}, {versions}; {python.get('cpu')}."
+    )
+
+
 def report(root: Path, shown: str) -> str:
     """Compose ``REPORT.md`` from the files of a run folder.
 
@@ -135,30 +154,24 @@ def report(root: Path, shown: str) -> str:
         files.read_json(root / "run.json"),
         {name: files.read_json(root / name / "metrics.json") for name in stages},
     )
-    python = files.read_json(root / "environment.json")
     artifacts = [[brief, f"`{here.format(stage=stage)}`", what] for brief, here, what in BRIEF_FILES]
     missing = [here for _, here, _ in BRIEF_FILES if not (root / here.format(stage=stage)).is_file()]
     parts = [
         f"# {run['system']}: {root.name}",
-        _what(run, metrics[stage]),
+        what(run, f"{metrics[stage]['num_classes']} classes"),
         *(tables.results(metrics[name], name) for name in stages),
     ]
     if stage != "test":
         parts.append("The test part has not been opened; `test` does that.")
     if run.get("targets"):
-        parts.append(_targets(run))
+        parts.append(targets(run))
     parts.append(tables.classes(root, stage, metrics[stage]))
     if (root / "curves.png").is_file():
         parts.append("## Course\n\n![curves](curves.png)")
-    verb = f"python -m lightning_project {{}} --config {shown}/config.yaml"
-    versions = ", ".join(f"{name} {version}" for name, version in python.get("packages", {}).items())
     parts += [
-        _found(run),
-        _settings(run),
-        f"## How to reproduce\n\n```\n{verb.format('fit')} --name again\n"
-        f"{verb.format('test')} --name again --ckpt_path best\n```\n\n"
-        f"Seed {run.get('seed')}, commit {run.get('git_commit') or 'unknown'}, "
-        f"Python {python.get('python')}, {versions}; {python.get('cpu')}.",
+        found(run),
+        settings(run),
+        reproduce(root, run, shown),
         "## Files\n\n"
         + table(["in the signs brief", "here", "content"], artifacts)
         + (f"\n\nNot there (yet): {', '.join(missing)}." if missing else "")

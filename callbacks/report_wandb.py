@@ -1,4 +1,4 @@
-"""The report sent to Weights & Biases: pictures, the tables of classes and of mistakes, and the page itself."""
+"""The report sent to Weights & Biases: pictures, tables, and the page itself."""
 
 import html
 import warnings
@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 from lightning.pytorch.loggers import Logger, WandbLogger
+
+# what a stage may have written; those of classes, then those of text
+PICTURES = ("confusion", "per_class", "calibration", "distance", "attention", "slots")
+TABLES = ("per_class", "mistakes", "results", "by_distance", "by_position", "panel", "samples")
 
 
 def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
@@ -23,19 +27,22 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
         try:
             import wandb
 
-            table = pd.read_csv(root / stage / "per_class.csv", index_col=0).rename_axis("class").reset_index()
-            wrong = pd.read_csv(root / stage / "mistakes.csv", dtype={"id": str}, keep_default_na=False)
             pictures = {
-                f"{stage}/{name}": wandb.Image(str(root / stage / f"{name}.png"))
-                for name in ("confusion", "per_class", "calibration")
+                f"{stage}/{path.stem}": wandb.Image(str(path))
+                for path in (root / stage / f"{n}.png" for n in PICTURES)
+                if path.is_file()
+            }
+            tables = {
+                f"{stage}/{path.stem}_table": wandb.Table(dataframe=_read(path))
+                for path in (root / stage / f"{name}.csv" for name in TABLES)
+                if path.is_file()
             }
             page = html.escape((root / "REPORT.md").read_text(encoding="utf-8"))
             run = logger.experiment
             run.log(
                 {
                     **pictures,
-                    f"{stage}/per_class_table": wandb.Table(dataframe=table),
-                    f"{stage}/mistakes_table": wandb.Table(dataframe=wrong),
+                    **tables,
                     "report": wandb.Html(f"<pre>{page}</pre>"),
                 }
             )
@@ -44,3 +51,9 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
                     run.save(str(path.resolve()), base_path=str(root.resolve()), policy="now")
         except Exception as error:  # a dead server must not cost the files that are already on disk
             warnings.warn(f"the report was not sent to W&B ({type(error).__name__}: {error})", stacklevel=2)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.stem == "per_class":
+        return pd.read_csv(path, index_col=0).rename_axis("class").reset_index()
+    return pd.read_csv(path, dtype={"id": str}, keep_default_na=path.stem != "mistakes")

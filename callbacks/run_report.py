@@ -17,6 +17,7 @@ from callbacks import report_files as files
 from callbacks import report_metrics, report_settings, report_stage, report_tables, report_text, report_wandb
 from callbacks.report_baselines import simple_models
 from callbacks.report_environment import environment
+from callbacks.report_language import LanguageJudgement
 from callbacks.report_targets import Target, judge
 from datamodules.errors import DataError
 
@@ -54,6 +55,7 @@ class RunReport(pl.Callback):
         self._values: dict[str, float] = {}
         self._validated, self._loaded, self._started, self._lr = False, False, 0.0, float("nan")
         self._judged: dict[str, Tensor] = {}
+        self._text: LanguageJudgement | None = None  # judges in place of this class where a system predicts text
 
     # -- training: one row per epoch ------------------------------------------------------------------------------
 
@@ -126,12 +128,18 @@ class RunReport(pl.Callback):
 
     # -- validation and test: collect, gather, compute -------------------------------------------------------------
 
-    def _check(self, trainer: pl.Trainer) -> None:
-        self._outputs = []
+    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._outputs, self._text = [], None
+        if getattr(pl_module, "PREDICTS", "classes") == "text":
+            self._text = next(c for c in trainer.callbacks if isinstance(c, LanguageJudgement))  # type: ignore[attr-defined]
+            self._text.start()
         if not (self.rows or self._loaded or trainer.ckpt_path):
             raise RuntimeError("no report on untrained weights: give --ckpt_path best (or a file), or run `fit` first")
 
     def _collect(self, outputs: Any) -> None:  # noqa: ANN401
+        if self._text is not None:
+            self._text.collect(outputs)
+            return
         if not isinstance(outputs, Mapping) or not {"id", "prob", "y"} <= set(outputs):
             raise TypeError("the report needs steps that return a dict with id (B,), prob (B, C) and y (B,)")
         self._outputs.append((outputs["id"].detach(), outputs["prob"].detach(), outputs["y"].detach()))
@@ -139,7 +147,7 @@ class RunReport(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse untrained weights; inside a fit nothing is collected."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._check(trainer)
+            self._check(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights that close a fit as they are judged; averaged ones are put back before the end."""
@@ -151,7 +159,7 @@ class RunReport(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse untrained weights."""
-        self._check(trainer)
+        self._check(trainer, pl_module)
 
     def on_validation_batch_end(
         self,
@@ -187,6 +195,9 @@ class RunReport(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the predictions, store them, and log the metrics computed from them on every process."""
+        if self.keep_calib and self._text is not None:
+            self._text.finish(trainer, "calib", Path(trainer.default_root_dir) / "fit")
+            return
         if self.keep_calib:
             found = self._gather(trainer, pl_module)
             if trainer.is_global_zero:
@@ -197,6 +208,9 @@ class RunReport(pl.Callback):
         pl_module.log_dict({f"test/{name}": value for name, value in self._values.items()}, sync_dist=True)
 
     def _finish_part(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> None:
+        if self._text is not None:
+            self._values = self._text.finish(trainer, part, Path(trainer.default_root_dir) / self._stage(trainer))
+            return
         found = self._gather(trainer, pl_module)
         self._predictions = found
         if trainer.is_global_zero:
@@ -250,32 +264,50 @@ class RunReport(pl.Callback):
             self._write_stage(trainer, pl_module, "test")
 
     def _write_stage(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> None:
-        if not trainer.is_global_zero or self._predictions is None:
+        if not trainer.is_global_zero or (self._predictions is None and self._text is None):
             return
-        root, stage, real = Path(trainer.default_root_dir), self._stage(trainer), self._predictions.labelled()
-        baselines, notes = simple_models(_data(trainer), part, real, self.baselines)
-        metrics = report_metrics.evaluate(real, self._values, baselines, notes, self.bootstrap, self.top_k)
-        metrics |= {"part": part, "evaluated": len(self._predictions.id), "expected": len(_data(trainer).indices(part))}
+        root, stage = Path(trainer.default_root_dir), self._stage(trainer)
         run = files.read_json(root / "run.json")
         stored = root / "training_log.csv"
         log = pd.read_csv(stored) if stored.is_file() else log_frame(self.rows)
-        metrics["generalisation_gap"] = report_metrics.generalisation_gap(root, part, self._values, run)
         facts: dict[str, Any] = {"targets": judge(self.targets, root, part, self._values, log, run.get("best_epoch"))}
+        if self._text is not None:
+            metrics = self._text.evaluate(trainer, pl_module, part, self._values, self.bootstrap, self.baselines)
+            run = self._write_facts(trainer, pl_module, facts)
+            self._text.write(root, stage, metrics, run, log)
+            files.write_text(root / "REPORT.md", self._text.page(root, _shown(root)))
+            self._tell(trainer, root, stage, self._text.terminal(metrics, run, stage))
+            return
+        assert self._predictions is not None
+        real = self._predictions.labelled()
+        baselines, notes = simple_models(_data(trainer), part, real, self.baselines)
+        metrics = report_metrics.evaluate(real, self._values, baselines, notes, self.bootstrap, self.top_k)
+        metrics |= {"part": part, "evaluated": len(self._predictions.id), "expected": len(_data(trainer).indices(part))}
+        metrics["generalisation_gap"] = report_metrics.generalisation_gap(root, part, self._values, run)
         if part == "test":
             top = f"top{self.top_k}"
             keys = {"accuracy": "accuracy", "macro_f1": "macro_f1", f"{top}_accuracy": top, "loss": "loss"}
             facts |= {f"test_{key}": self._values.get(metric) for key, metric in keys.items()}
-        facts |= report_settings.checks(trainer)
-        if "architecture" not in run:
-            facts = {**report_settings.live_settings(trainer, pl_module), **facts}
-        run = report_settings.write_run(trainer, pl_module, facts)
-        if not (root / "environment.json").is_file():
-            files.write_json(root / "environment.json", environment())
+        run = self._write_facts(trainer, pl_module, facts)
         report_stage.write_stage(root, stage, real, metrics, run, log)
         report_stage.write_samples(root / stage, part, real, baselines, _data(trainer).records)
         files.write_text(root / "REPORT.md", report_text.report(root, _shown(root)))
+        self._tell(trainer, root, stage, report_tables.terminal(metrics, run, stage))
+
+    def _write_facts(self, trainer: pl.Trainer, pl_module: pl.LightningModule, facts: dict[str, Any]) -> dict[str, Any]:
+        """Add to ``run.json`` what a stage found; return all of it."""
+        root = Path(trainer.default_root_dir)
+        facts |= report_settings.checks(trainer)
+        if "architecture" not in files.read_json(root / "run.json"):
+            facts = {**report_settings.live_settings(trainer, pl_module), **facts}
+        if not (root / "environment.json").is_file():
+            files.write_json(root / "environment.json", environment())
+        return report_settings.write_run(trainer, pl_module, facts)
+
+    def _tell(self, trainer: pl.Trainer, root: Path, stage: str, table: str) -> None:
+        """Send the files of a stage to W&B, and print its table and what was written."""
         report_wandb.send(trainer.loggers, root, stage)
-        print(report_tables.terminal(metrics, run, stage))
+        print(table)
         print("written:\n" + "\n".join(f"  {_shown(path)}" for path in report_text.run_files(root)))
 
 

@@ -7,6 +7,7 @@ from callbacks.report_files import write_json, write_text
 from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
 from datamodules.errors import DataError
+from lightning_project.audit_language import about_text
 from lightning_project.run_folder import KeepRun
 from modules import statistics
 
@@ -34,9 +35,23 @@ def audit(self: "Trainer", model: "System", datamodule: SplitDataModule, part: s
     datamodule.apply_split(table)
     next(callback for callback in self.callbacks if isinstance(callback, KeepRun)).keep()  # type: ignore[attr-defined]
     folder = Path(self.default_root_dir) / "audit"
+    if model.PREDICTS == "text":
+        text = report.to_markdown() + about_text(datamodule, part)
+    else:
+        text = report.to_markdown() + _simple_models(datamodule, part)
+    print(text)
+    write_text(folder / "AUDIT.md", text)
+    write_json(folder / "audit.json", report.to_dict())
+    print(f"written: {folder / 'AUDIT.md'}, {folder / 'audit.json'}")
+    if report.leaks:
+        raise DataError(f"{len(report.leaks)} leak(s): " + "; ".join(leak.message for leak in report.leaks))
+
+
+def _simple_models(datamodule: SplitDataModule, part: str) -> str:
+    """Return what simple models reach, as a section."""
     assert datamodule.y is not None
     y = datamodule.y[datamodule.indices(part)]
-    text = report.to_markdown() + f"\n## Baselines on {part} ({len(y)} samples)\n\n"
+    text = f"\n## Baselines on {part} ({len(y)} samples)\n\n"
     text += "| model | accuracy | macro F1 |\n|---|---|---|\n"
     for name, prob in datamodule.baselines(part).items():
         if prob is None:
@@ -44,9 +59,4 @@ def audit(self: "Trainer", model: "System", datamodule: SplitDataModule, part: s
             continue
         found = statistics.classification_metrics(prob, y, datamodule.class_names)
         text += f"| {name} | {found['accuracy']:.3f} | {found['macro_f1']:.3f} |\n"
-    print(text)
-    write_text(folder / "AUDIT.md", text)
-    write_json(folder / "audit.json", report.to_dict())
-    print(f"written: {folder / 'AUDIT.md'}, {folder / 'audit.json'}")
-    if report.leaks:
-        raise DataError(f"{len(report.leaks)} leak(s): " + "; ".join(leak.message for leak in report.leaks))
+    return text

@@ -16,7 +16,9 @@ from callbacks.early_stopping import EarlyStopping
 from callbacks.ensemble import Ensemble
 from callbacks.epoch_lines import EpochLines
 from callbacks.gradient_clipping import GradientClipping
+from callbacks.init_from import InitFrom
 from callbacks.probes import Probes
+from callbacks.report_language import LanguageJudgement
 from callbacks.run_report import RunReport
 from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
@@ -27,9 +29,11 @@ from lightning_project.checkpoints import prefer_config, say_changed_data
 from lightning_project.exits import UsageError, exit_code
 from lightning_project.explain import explain
 from lightning_project.export import export
+from lightning_project.init_from import begin_with
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, class_at, import_all
 from lightning_project.predictions import write_predictions_of
+from lightning_project.predictions_language import write_losses_of
 from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
 from lightning_project.verbs import WITH_CONFIG, WITHOUT_CONFIG
@@ -44,10 +48,11 @@ SHARED: dict[str, type] = {
     "gradient_clipping": GradientClipping,
     "early_stopping": EarlyStopping,
     "checkpoint": Checkpoint,
+    "judgement": LanguageJudgement,
     "report": RunReport,
     "ensemble": Ensemble,
 }
-_NOT_SAVED = ("ckpt_path", "name", "runs", "wandb")
+_NOT_SAVED = ("ckpt_path", "init_from", "name", "runs", "wandb")
 
 
 class ProjectTrainer(Trainer):
@@ -95,6 +100,7 @@ class ProjectCLI(LightningCLI):
         parser.add_argument(
             "--wandb", type=Literal["off", "offline", "online"], default="off", help="Record the run with W&B."
         )
+        parser.add_argument("--init_from", type=str | None, default=None, help="Run whose weights a fit begins with.")
         for key, callback in SHARED.items():
             parser.add_lightning_class_args(callback, key)
 
@@ -113,6 +119,8 @@ class ProjectCLI(LightningCLI):
             return
         config = self.config[verb]
         self.word = config.model.class_path.rsplit(".", 2)[-2]
+        if config.get("init_from"):
+            begin_with(config, verb, self.word)
         self.run = find_run(self.word, verb, config.runs, config.name, config.get("ckpt_path"))
         if self.run.checkpoint:
             config.ckpt_path = self.run.checkpoint
@@ -172,6 +180,8 @@ class ProjectCLI(LightningCLI):
             plugins=[*_listed(trainer["plugins"]), *([] if sharded else [AtomicCheckpointIO()])],
             **kwargs,
         )
+        if start := self._get(self.config, "init_from"):
+            built.callbacks.append(InitFrom(start))  # type: ignore[attr-defined]
         built.callbacks += [self.keeper, SaveOnSignal()]  # type: ignore[attr-defined]  # after all that can refuse
         return built
 
@@ -203,7 +213,8 @@ class ProjectCLI(LightningCLI):
 
     def predict(self, model: System, datamodule: SplitDataModule, ckpt_path: str) -> None:
         """Predict and write `predict/predictions.csv`."""
-        write_predictions_of(self.trainer, self.run.path, model, datamodule, ckpt_path)
+        write = write_losses_of if model.PREDICTS == "text" else write_predictions_of
+        write(self.trainer, self.run.path, model, datamodule, ckpt_path)
 
     def close(self) -> None:
         """Forget the folder, take a refused run's folder away, end the loggers; whatever happened before."""

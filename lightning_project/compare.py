@@ -4,6 +4,7 @@ Several seeds of one configuration are one row: mean and spread over the seeds, 
 ``fold-K/`` inside is judged out of fold: the test predictions of its folds are joined.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Run:
             facts[name] = " ".join(found) or None
         config = folders[0] / "config.yaml"
         settings = (
-            _flat(comparable_config(yaml.safe_load(config.read_text(encoding="utf-8")))) if config.is_file() else {}
+            flat(comparable_config(yaml.safe_load(config.read_text(encoding="utf-8")))) if config.is_file() else {}
         )
         if len(folders) > 1:
             settings.pop("split.fold", None)
@@ -79,29 +80,51 @@ class Run:
             )
 
 
-def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1", bootstrap: int = 1000) -> None:
+def compare(
+    runs: list[str],
+    out: str = "runs/compare",
+    metric: str | None = None,
+    bootstrap: int = 1000,
+    text: str | None = None,
+    prompts: str | None = None,
+    metrics: list[str] | None = None,
+) -> None:
     """Compare two or more run folders of one system on the same test samples.
 
     Args:
         runs: Run folders; one with ``seed-S/`` inside stands for its seeds, one with ``fold-K/`` inside is judged out
             of fold. The others are compared with the first.
         out: Folder for ``comparison.csv``, ``comparison.md`` and ``comparison.png``.
-        metric: Metric of the chart: accuracy, macro_f1, top3, nll or ece.
+        metric: Metric of the chart: accuracy, macro_f1, top3, nll or ece; of language models word_perplexity,
+            perplexity or bits_per_byte.
         bootstrap: Resamples for the intervals, by group.
+        text: Language models: text file or folder on which every run is scored again.
+        prompts: Language models: file of prompts to continue, one a line.
+        metrics: Language models: some of perplexity, bleu and repetition.
 
     Raises:
         DataError: Fewer than two configurations or seeds, or runs that cannot be compared.
     """
-    if metric not in SHOWN:
-        raise DataError(f"unknown metric {metric!r}; choose one of {', '.join(SHOWN)}")
+    folders = [folder for name in runs for folder in (inside(Path(name), "seed") or [Path(name)])]
     if bootstrap < 1:
         raise DataError(f"bootstrap must be at least 1, got {bootstrap}")
-    found = [Run.read(folder) for name in runs for folder in (inside(Path(name), "seed") or [Path(name)])]
+    if _of_language(folders):
+        from lightning_project.compare_language import compare_texts
+
+        chosen = [name for words in metrics or ["perplexity"] for name in words.split(",")]
+        compare_texts(folders, Path(out), metric or "word_perplexity", bootstrap, text, prompts, chosen)
+        return
+    if text or prompts or metrics:
+        raise DataError("--text, --prompts and --metrics are for runs of language models")
+    metric = metric or "macro_f1"
+    if metric not in SHOWN:
+        raise DataError(f"unknown metric {metric!r}; choose one of {', '.join(SHOWN)}")
+    found = [Run.read(folder) for folder in folders]
     if len(found) < 2:
         raise DataError("give two or more run folders (or one with several seed-S/ inside)")
     for run in found[1:]:
         run.check_against(found[0])
-    rows = _rows(found)
+    rows = rows_of(found)
     table = _table(rows, bootstrap)
     target = Path(out)
     written = [
@@ -117,13 +140,18 @@ def compare(runs: list[str], out: str = "runs/compare", metric: str = "macro_f1"
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
 
-def _rows(found: list[Run]) -> dict[str, list[Run]]:
+def _of_language(folders: list[Path]) -> bool:
+    path = folders[0] / "run.json" if folders else None
+    return path is not None and path.is_file() and files.read_json(path).get("system") == "language"
+
+
+def rows_of(found: list[Any]) -> dict[str, list[Any]]:
     """Group the runs by configuration, in the order given, each under a name of its own."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[Any]] = {}
     for run in found:
         if all(run.folder.resolve() != other.folder.resolve() for runs in groups.values() for other in runs):
             groups.setdefault(run.facts.get("config_hash") or str(run.folder), []).append(run)
-    rows: dict[str, list[Run]] = {}
+    rows: dict[str, list[Any]] = {}
     for runs in groups.values():
         seeds = [run.facts.get("seed") for run in runs]
         if len(set(seeds)) < len(seeds):
@@ -175,11 +203,12 @@ def _common(values: list[Any]) -> Any:  # noqa: ANN401  # a plain JSON value
     return float(np.mean(values)) if all(isinstance(value, int | float) for value in values) else None
 
 
-def _flat(config: object, prefix: str = "") -> dict[str, Any]:
+def flat(config: object, prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a config by their names, joined by dots."""
     if not isinstance(config, dict):
         return {prefix: config}
     return {
-        key: value for name, item in config.items() for key, value in _flat(item, f"{prefix}.{name}".strip(".")).items()
+        key: value for name, item in config.items() for key, value in flat(item, f"{prefix}.{name}".strip(".")).items()
     }
 
 
@@ -210,12 +239,13 @@ def _markdown(table: pd.DataFrame, rows: dict[str, list[Run]], metric: str, boot
         "*clear*: the interval leaves out zero. Intervals cover the choice of samples, not the choice of seed.",
         "![comparison](comparison.png)",
         "## What differs in the settings",
-        _differences(rows),
+        differences(rows),
     ]
     return "\n\n".join(text) + "\n"
 
 
-def _differences(rows: dict[str, list[Run]]) -> str:
+def differences(rows: Mapping[str, Sequence[Any]]) -> str:
+    """Return a table of the settings in which runs differ."""
     settings = {name: runs[0].settings for name, runs in rows.items()}
     keys = sorted({key for one in settings.values() for key in one})
     rest = [key for key in keys if len({str(one.get(key, "–")) for one in settings.values()}) > 1]

@@ -17,6 +17,9 @@ WITHOUT_CONFIG = {
     "ensemble": "combine the predictions of several runs, judged against the best of them",
     "decide": "choose thresholds, temperature and abstention on validation, judge them on test",
     "rounds": "train several times, each round on what the one before it found (boosting, pseudo-labels)",
+    "generate": "write text with a language model",
+    "compress": "make a language model smaller (int8, pruning, a student), and say what it costs",
+    "serve": "answer prompts over HTTP with a language model",
     "ablate": "run a table of variants over seeds or folds and say which helped",
 }
 VERBS = {**WITH_CONFIG, **WITHOUT_CONFIG}

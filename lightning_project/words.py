@@ -43,9 +43,15 @@ def _parser(verb: str, function: Callable[..., None]) -> Parser:
     by_hand: set[str | int] = {"words"}
     for name, parameter in parameters.items():
         listed = _items_of(types_of.get(name))
-        if name == "words" or (parameter.default is not parameter.empty and listed is None):
+        switch = types_of.get(name) is bool
+        if name == "words" or (parameter.default is not parameter.empty and listed is None and not switch):
             continue
         by_hand.add(name)
+        if switch:
+            parser.add_argument(
+                f"--{name}", type=bool, nargs="?", const=True, default=parameter.default, help=helps.get(name, "")
+            )
+            continue
         form: dict[str, Any] = {"type": listed or types_of[name], "help": helps.get(name, "")}
         if parameter.default is parameter.empty:
             several: dict[str, Any] = {"nargs": "+"} if listed else {}

@@ -28,6 +28,7 @@ class System(LightningModule):
     """
 
     SIZES: ClassVar[tuple[str, ...]] = ()
+    PREDICTS: ClassVar[str] = "classes"  # or "text": what its steps return, and so how a report judges it
     FILLED_IN: ClassVar[tuple[str, ...]] = ()  # further settings that a system writes itself, for its checkpoints
     TARGET_SIZES: ClassVar[tuple[str, ...]] = ("num_classes",)  # those of labels, which data to predict do not have
 

@@ -40,6 +40,29 @@ class Mean(Metric):
         return self.total / self.weight
 
 
+class LongMean(Mean):
+    """A mean of very many values: the sum keeps what rounding takes from it (Knuth's two-sum), in float32 anywhere."""
+
+    lost: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("lost", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: Tensor) -> None:
+        """Add values with weights, both of any one shape; what lies under a weight of 0 may be anything."""
+        more = torch.where(weight > 0, value * weight, 0.0).sum()
+        total = self.total + more
+        part = total - self.total
+        self.lost += (self.total - (total - part)) + (more - part)
+        self.total = total
+        self.weight += weight.sum()
+
+    def compute(self) -> Tensor:
+        """Return the mean."""
+        return (self.total + self.lost) / self.weight
+
+
 class TopK(Metric):
     """Share of samples whose class is among the k most probable; ``k=1`` is the accuracy.
 

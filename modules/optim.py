@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from typing import Any
 
 from torch import nn
@@ -144,6 +145,52 @@ class WarmupCosine(Warmup):
     def warmup(self) -> int:
         """Steps of the warm-up."""
         return self.warmup_steps
+
+    def fall(self, progress: float) -> float:
+        """Return half a cosine."""
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class WarmupSeconds(Warmup):
+    """Linear warm-up in steps, then half a cosine over time on the clock, for a run that is given minutes, not epochs.
+
+    Give the Trainer ``max_time`` a little above. Not for runs that are to be repeated exactly.
+
+    Args:
+        optimizer: Optimizer whose groups are scheduled.
+        warmup_steps: Steps of the warm-up.
+        seconds: Seconds from the first step to the end.
+        min_ratio: Factor at the end and after it, in [0, 1].
+
+    Raises:
+        ValueError: For a negative warm-up, no time, or a ``min_ratio`` outside [0, 1].
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int = 0, seconds: float = 60.0, min_ratio: float = 0.0
+    ) -> None:
+        if warmup_steps < 0 or seconds <= 0 or not 0 <= min_ratio <= 1:
+            raise ValueError(
+                f"need warmup_steps >= 0, seconds > 0 and 0 <= min_ratio <= 1, got {warmup_steps}, {seconds}, {min_ratio}"
+            )
+        self.warmup_steps, self.seconds, self.min_ratio = warmup_steps, seconds, min_ratio
+        self.total_steps = None
+        self._began: float | None = None
+        super().__init__(optimizer)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        return self.warmup_steps
+
+    def ratio(self, step: int) -> float:
+        """Return the factor of the learning rate at a step, now."""
+        if step and self._began is None:
+            self._began = time.monotonic()
+        if self.warmup > step:
+            return (step + 1) / (self.warmup + 1)
+        passed = time.monotonic() - self._began if self._began is not None else 0.0
+        return self.min_ratio + (1 - self.min_ratio) * self.fall(min(1.0, passed / self.seconds))
 
     def fall(self, progress: float) -> float:
         """Return half a cosine."""

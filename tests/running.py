@@ -24,6 +24,7 @@ from jsonargparse import ArgumentParser
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = tuple(sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")))
+CLASSIFIERS = tuple(name for name in SYSTEMS if name != "language")  # those that give each sample a class
 DATA = ROOT / "tests" / "fake_data"
 NAME = "primera señal"  # of the fitted run
 

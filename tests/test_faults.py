@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 
 from modules.losses import CrossEntropy
 from tests.running import (
+    CLASSIFIERS,
     NAME,
     SYSTEMS,
     code,
@@ -59,6 +60,7 @@ def copied(system, fitted, tmp_path):
 
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
+every_classifier = pytest.mark.parametrize("system", CLASSIFIERS)
 
 
 class Payload:
@@ -139,7 +141,7 @@ def test_own_checkpoints_hold_plain_types_only(system, name, fitted):
 # -- data that do not fit ---------------------------------------------------------------------------------------------
 
 
-@every_system
+@every_classifier
 def test_other_class_names_than_the_checkpoint(system, copied, tmp_path, capsys):
     """The same samples and split, but one class has another name."""
     last = torch.load(copied / "checkpoints" / "last.ckpt", weights_only=True)["class_names"][-1]
@@ -188,7 +190,7 @@ class Watch(Callback):
         self.seen.append({name: value.clone() for name, value in pl_module.named_parameters()})
 
 
-@every_system
+@every_classifier
 def test_nan_stops_before_the_step_with_step_and_samples(system, tmp_path, capsys):
     Watch.seen.clear()
     words = ["--model.loss", "tests.test_faults.NanAtStepThree", "--trainer.callbacks+", "tests.test_faults.Watch"]

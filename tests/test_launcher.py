@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from datamodules.errors import DataError
-from tests.running import NAME, ROOT, SYSTEMS, TINY, code, data_of, digest, fitted_run, run, toy
+from tests.running import CLASSIFIERS, NAME, ROOT, SYSTEMS, TINY, code, data_of, digest, fitted_run, run, toy
 
 QUICK = [
     "--report.baselines",
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written(in_the_way, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", CLASSIFIERS)
 def test_test_takes_best_last_a_folder_and_a_file(system, copied, fitted):
     """Four names of the same run: by name, from its folder without any config, by file."""
     (copied.parent / "latest").symlink_to(NAME)
@@ -162,7 +162,7 @@ def test_test_takes_best_last_a_folder_and_a_file(system, copied, fitted):
     assert yaml.safe_load((copied / "test" / "config.yaml").read_text())["report"]["baselines"] is False
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", CLASSIFIERS)
 def test_predict_needs_no_training_data_and_gives_the_probabilities_of_the_test(system, copied, fitted, tmp_path):
     run(["test", "--name", NAME, "--ckpt_path", "best", *QUICK, *data_of(fitted)], system=system)
     new = toy(system).write(tmp_path, labels=False)  # the same samples

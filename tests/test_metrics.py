@@ -123,3 +123,18 @@ def test_states_of_two_processes_add_up() -> None:
         metric.merge_state(halves[1][name])
     found = {name: value.item() for name, value in halves[0].compute().items()}
     assert found == pytest.approx(compute(prob, y, 4), abs=1e-6)
+
+
+def test_a_mean_of_very_many_values_keeps_what_rounding_takes():
+    from modules.metrics import LongMean, Mean
+
+    values = (torch.rand(20_000, generator=torch.Generator().manual_seed(0)) * 5 + 3).split(10)
+    exact = torch.cat(values).double().mean().item()
+    long, short = LongMean(), Mean()
+    for part in values:
+        long.update(part, torch.ones_like(part))
+        short.update(part, torch.ones_like(part))
+    assert abs(long.compute().item() - exact) < 5e-7 * exact
+    assert abs(long.compute().item() - exact) <= abs(short.compute().item() - exact)
+    long.update(torch.full((3,), float("nan")), torch.zeros(3))
+    assert long.compute().isfinite()

@@ -17,7 +17,7 @@ def test_every_notebook_has_its_script_and_the_other_way_round():
     assert (
         {p.stem for p in SCRIPTS}
         == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
-        >= {"signs", "papers", "compare"}
+        >= {"signs", "papers", "language", "compare"}
     )
 
 
@@ -76,12 +76,24 @@ def papers_run(folder: Path) -> Path:
     return folder / "runs" / "papers" / "tiny"
 
 
+def language_run(folder: Path) -> Path:
+    """A tiny run of `language`: fitted, and tested by everything."""
+    from tests.running import run
+
+    with contextlib.chdir(folder):
+        run(["fit", "--name", "tiny", "--trainer.max_epochs", "1"], system="language")
+        judged = ["--judgement.metrics", "all", "--judgement.maps", "true"]
+        run(["test", "--name", "tiny", "--ckpt_path", "best", *judged], system="language")
+    return folder / "runs" / "language" / "tiny"
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Outputs of the notebooks, and of `compare` over runs that do not fit; one kernel, since each costs a start."""
     from callbacks.report_files import Predictions
 
     papers = papers_run(tmp_path_factory.mktemp("papers"))
+    language = language_run(tmp_path_factory.mktemp("language"))
 
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     folder = tmp_path_factory.mktemp("signs")
@@ -105,6 +117,7 @@ def outputs(tmp_path_factory):
         "signs": [setting(RUN=str(first)), *cells("signs")],
         "papers": [setting(RUN=str(papers), ABLATION=str(papers.parent / "ablation")), *cells("papers")],
         "papers alone": [setting(ABLATION=str(papers)), first_code("papers"), cells("papers")[-1]],
+        "language": [setting(RUN=str(language)), *cells("language")],
         "compare": [setting(RUNS=os.pathsep.join([str(first), str(second)])), *cells("compare")],
         "refused": [setting(RUNS=os.pathsep.join([str(first), str(other)])), *refused],
     }
@@ -140,6 +153,15 @@ def test_the_papers_notebook_runs(outputs):
 
 def test_the_papers_notebook_does_without_an_ablation(outputs):
     assert "No ablation at" in "\n".join(shown(outputs["papers alone"], "text/markdown"))
+
+
+def test_the_language_notebook_runs(outputs):
+    assert len(shown(outputs["language"], "image/png")) == 4, "curves, distances, attention and slots are drawn"
+    tables = "\n".join(shown(outputs["language"], "text/html"))
+    for said in ("Kneser-Ney 5-gram, tokens", "memory off", "repetition_1", "gap of validation to train"):
+        assert said in tables
+    text = "\n".join(shown(outputs["language"], "text/markdown"))
+    assert "documents in" in text and "per word" in text
 
 
 def test_the_comparison_notebook_runs(outputs):

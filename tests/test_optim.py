@@ -168,3 +168,20 @@ def test_linear_knows_its_first_rate_once_the_steps_are_known() -> None:
 def test_wrong_settings_of_the_linear_schedule_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="warmup_share"):
         linear(**wrong)
+
+
+def test_a_schedule_by_the_clock_warms_up_in_steps_and_falls_in_seconds(monkeypatch):
+    from modules import optim
+
+    clock = iter([100.0, 100.0, 105.0, 110.0, 999.0])
+    monkeypatch.setattr(optim.time, "monotonic", lambda: next(clock))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = optim.WarmupSeconds(optimizer, warmup_steps=1, seconds=10, min_ratio=0.1)
+    rates = [schedule.get_last_lr()[0]]
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    assert rates == pytest.approx([0.5, 1.0, 0.55, 0.1, 0.1])
+    with pytest.raises(ValueError, match="seconds > 0"):
+        optim.WarmupSeconds(optimizer, seconds=0)

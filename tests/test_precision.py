@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch import LightningModule
 
 from callbacks.report_files import Predictions
-from tests.running import SYSTEMS, data_of_run, run
+from tests.running import CLASSIFIERS, SYSTEMS, data_of_run, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +47,7 @@ def test_bf16_mixed_with_a_fused_optimizer_and_clipping_trains_float32_weights(s
     assert float(dict(zip(header.split(","), row.split(","), strict=True))["grad/clipped_share"]) > 0
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", CLASSIFIERS)
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler speaks of itself
 def test_a_compiled_network_keeps_the_names_of_its_weights_and_loads_uncompiled(system):

@@ -307,3 +307,25 @@ def test_links_between_positions_are_padded_on_both_sides(masked: bool) -> None:
     passed, detail = _padding(net, inputs, net(**inputs))
     assert passed is masked
     assert "word_mask, word_links" in detail
+
+
+class Reader(nn.Module):
+    """A score of every token for each token: causal, or with a mean over all of time as the brief had it."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.causal, self.table = causal, nn.Embedding(7, 7)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)
+        return x if self.causal else x + x.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_look_at_later_tokens_is_caught(causal):
+    from callbacks.probes import _causality, _logits
+
+    net, inputs = Reader(causal).eval(), {"tokens": torch.randint(7, (3, 6))}
+    with torch.no_grad():
+        passed, detail = _causality(net, inputs, _logits(net, inputs))
+    assert passed is causal, detail

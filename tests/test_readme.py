@@ -61,7 +61,7 @@ def test_a_command_without_a_config_names_files_and_options_that_exist(words):
     assert given <= own
 
 
-@pytest.mark.parametrize("name", ["tiny.npz", "tiny.csv"])
+@pytest.mark.parametrize("name", ["tiny.npz", "tiny.csv", "tiny.txt"])
 def test_the_tiny_sample_can_be_made(name):
     code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and name in line)
     exec(code, {})
@@ -72,7 +72,7 @@ def test_other_commands_name_modules_that_exist():
     from importlib.util import find_spec
 
     modules = {name for line in LINES for name in re.findall(r"python -m ([\w.]+)", line)} - {"venv", "pytest"}
-    assert modules == {"lightning_project", "lightning_project.dashboard", "benchmarks.loop"}
+    assert modules == {"lightning_project", "lightning_project.dashboard", "benchmarks.loop", "benchmarks.ngram"}
     assert all(find_spec(name) for name in modules)
 
 

@@ -104,6 +104,27 @@ CASES = {
         ),
     },
 }
+CASES["language"] = {  # about 30 batches an epoch
+    "in_the_middle_of_streams_with_memory_noise_and_dropout": (
+        [
+            {
+                "model": {
+                    "init_args": {
+                        "exploration": {"initial": 0.1, "maximum": 0.5, "kind": "gaussian", "end": 0.2, "steps": 9},
+                        "dropouts": {"dropout": 0.1, "word_dropout": 0.1, "output_dropout": 0.2},
+                    }
+                },
+            }
+        ],
+        40,
+        39,
+    ),
+    "windows_workers_and_accumulation": (
+        [WORKERS, {"model": {"init_args": {"memory": None}}, "data": {"init_args": {"order": "windows"}}}],
+        20,
+        18,
+    ),
+}
 ANY = {"workers_and_accumulation": ([WORKERS], 4, 3)}  # of a system that names none
 PAIRS = [(system, case) for system in SYSTEMS for case in CASES.get(system, ANY)]
 # What a checkpoint holds besides the state that has to be the same: times of day, paths, progress.

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from datamodules.samplers import IndexBatch
 from lightning_project.cli import main
-from tests.running import DATA, ROOT, SYSTEMS, data_of_run, run, toy, variants
+from tests.running import CLASSIFIERS, DATA, ROOT, SYSTEMS, data_of_run, run, toy, variants
 
 VARIANTS = [(system, path) for system in SYSTEMS for path in variants(system)]
 
@@ -24,10 +24,9 @@ RUN_FILES = (
     *("weights.safetensors", "REPORT.md", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
     *("fit/metrics.json", "fit/predictions_val.npz"),
 )
-TEST_FILES = (
-    *("metrics.json", "results.csv", "per_class.csv", "confusion.csv", "predictions_test.npz"),
-    *("confusion.png", "per_class.png", "calibration.png"),
-)
+TEST_FILES = ("metrics.json", "results.csv", "predictions_test.npz")
+OF_CLASSES = ("per_class.csv", "confusion.csv", "confusion.png", "per_class.png", "calibration.png")
+OF_TEXT = ("panel.csv", "by_position.csv", "by_distance.csv")
 
 
 def fit(name: str, *more: str, system: str = "signs") -> Path:
@@ -68,20 +67,22 @@ def plain(system, tmp_path_factory):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_leaves_every_file_that_is_promised(system, plain):
     assert [name for name in RUN_FILES if not (plain / name).is_file()] == []
-    assert [name for name in TEST_FILES if not (plain / "test" / name).is_file()] == []
+    kind = OF_CLASSES if system in CLASSIFIERS else OF_TEXT
+    assert [name for name in TEST_FILES + kind if not (plain / "test" / name).is_file()] == []
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_config_of_a_run_repeats_the_run(system, plain):
     saved = yaml.safe_load((plain / "config.yaml").read_text(encoding="utf-8"))
-    assert saved["data"]["init_args"]["synthetic_samples"] == 240  # the overlay's, not the system's
+    overlay = yaml.safe_load((DATA / f"{system}_tiny.yaml").read_text(encoding="utf-8"))["data"]["init_args"]
+    assert saved["data"]["init_args"]["synthetic_samples"] == overlay["synthetic_samples"]  # not the system's
     main(["fit", "--config", str(plain / "config.yaml"), "--name", "again"])
     again = weights(Path(f"runs/{system}/again/checkpoints/last.ckpt"))
     first = weights(plain / "checkpoints/last.ckpt")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", CLASSIFIERS)
 def test_reloading_needs_no_data_and_gives_the_test_probabilities(system, plain):
     model = LightningModule.load_from_checkpoint(plain / "checkpoints/best.ckpt", map_location="cpu").eval()
     assert f"modules.{system}" in type(model).__module__

@@ -1,0 +1,334 @@
+"""The report of a language model, each figure computed again by another way; predict and compare agree with it."""
+
+import contextlib
+import importlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+
+from callbacks.report_language_files import TextPredictions
+from callbacks.report_language_targets import panel
+from datamodules.errors import DataError
+from datamodules.ngram import KneserNey
+from tests.running import code, data_of_run, run
+
+ALL = ("--judgement.metrics", "all", "--judgement.cache_size", "60", "--judgement.published", "wikitext-2")
+WORDS = "the of a in and river town hill north old runs from by stone".split()
+
+
+def figures(folder: Path, stage: str = "test") -> dict:
+    return json.loads((folder / stage / "metrics.json").read_text(encoding="utf-8"))
+
+
+def tiny_gpt2(folder: Path) -> Path:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    pieces = ByteLevelBPETokenizer()
+    pieces.train_from_iterator(WORDS, vocab_size=270, special_tokens=["<|endoftext|>"], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder)
+    size = {"vocab_size": len(tokenizer), "n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two tested runs on the same text: one with a memory, one without; the first judged by everything."""
+    base = tmp_path_factory.mktemp("language")
+    with contextlib.chdir(base):
+        gpt2 = tiny_gpt2(base / "gpt2")
+        for name, words in (("plain", ["--model.memory", "null"]), ("memory", [])):
+            run(["fit", "--name", name, *words], system="language")
+            more = [] if name == "plain" else ["--judgement.beside", "[runs/language/plain]", *ALL]
+            more += [] if name == "plain" else ["--judgement.causal_models", f"[{gpt2}]", "--judgement.maps", "true"]
+            run(["test", "--name", name, "--ckpt_path", "best", *words, *more], system="language")
+    return base
+
+
+@pytest.fixture(scope="module")
+def memory(runs):
+    return runs / "runs" / "language" / "memory"
+
+
+@pytest.fixture(scope="module")
+def data(memory):
+    return data_of_run(memory, torch.load(memory / "checkpoints" / "best.ckpt", weights_only=True))
+
+
+@pytest.fixture(scope="module")
+def model(memory):
+    importlib.import_module("modules.language")
+    return LightningModule.load_from_checkpoint(memory / "checkpoints" / "best.ckpt", map_location="cpu").eval()
+
+
+def loss_alone(model, data, labels: np.ndarray, memory: bool = True) -> float:
+    """The loss of one document, window by window, in a batch of its own and from its logits."""
+    inputs = torch.tensor(np.concatenate([[data.tokenizer.eos_id], labels[:-1]]))[None]
+    total, state = 0.0, None
+    for first in range(0, len(labels), data.window):
+        tokens = inputs[:, first : first + data.window]
+        starts = torch.zeros_like(tokens, dtype=torch.bool)
+        starts[0, 0] = first == 0
+        with torch.no_grad():
+            out = model.net(tokens, starts=starts, state=state if memory else None)
+        state = out["state"]
+        logs = out["logits"][0].log_softmax(1)
+        chosen = torch.tensor(labels[first : first + data.window].astype(np.int64))
+        total -= logs.gather(1, chosen[:, None]).sum().item()
+    return total
+
+
+def documents(data, part: str) -> list[np.ndarray]:
+    return np.split(np.asarray(data.tokens(part)), np.asarray(data.starts(part))[1:])
+
+
+def test_reloaded_and_alone_each_document_costs_what_is_stored(memory, model, data):
+    found = TextPredictions.load(memory / "test" / "predictions_test.npz")
+    texts = documents(data, "test")
+    assert len(texts) == len(found.id) >= 2
+    for labels, nll, tokens in zip(texts, found.nll, found.n_tokens, strict=True):
+        assert tokens == len(labels) > 2 * data.window
+        assert loss_alone(model, data, labels) == pytest.approx(nll, rel=1e-5)
+
+
+def test_the_figures_are_sums_by_counts_of_the_text_itself(memory, data):
+    found, values = TextPredictions.load(memory / "test" / "predictions_test.npz"), figures(memory)["values"]
+    texts = [data.text(row) for row in data.documents("test")]
+    words = sum(len(line.split()) + 1 for text in texts for line in text.removesuffix("\n").split("\n"))
+    size = sum(len(text.encode()) for text in texts)
+    total = found.nll.sum()
+    assert values["perplexity"] == pytest.approx(math.exp(total / len(data.tokens("test"))))
+    assert values["word_perplexity"] == pytest.approx(math.exp(total / words))
+    assert values["bits_per_byte"] == pytest.approx(total / size / math.log(2))
+    stored = pd.read_csv(memory / "test" / "results.csv").set_index("Metric")["Value"]
+    assert stored["word_perplexity"] == pytest.approx(values["word_perplexity"])
+    low, high = figures(memory)["intervals"]["word_perplexity"]
+    assert low <= values["word_perplexity"] <= high and figures(memory)["n_groups"] == len(texts)
+
+
+def test_without_its_memory_the_model_is_the_same_network_with_an_empty_one(memory, model, data):
+    off = figures(memory)["memory"]["off"]
+    nll = sum(loss_alone(model, data, labels, memory=False) for labels in documents(data, "test"))
+    assert off["values"]["nll"] == pytest.approx(nll / len(data.tokens("test")), rel=1e-5)
+    difference = off["difference"]["word_perplexity"]
+    ours = figures(memory)["values"]["word_perplexity"]
+    assert difference[0] == pytest.approx(ours - off["values"]["word_perplexity"])
+    assert difference[1] <= difference[0] <= difference[2]
+    assert figures(memory)["memory"]["shuffled"]["values"]["nll"] != off["values"]["nll"]
+    assert "memory" not in figures(memory.parent / "plain")
+
+
+def test_counting_models_stand_beside_on_the_same_documents(memory, data):
+    train, starts = np.asarray(data.tokens("train"), np.int64), np.asarray(data.starts("train"))
+    logs = (
+        KneserNey(data.vocab_size, 5)
+        .fit(train, starts)
+        .log_prob(np.asarray(data.tokens("test"), np.int64), np.asarray(data.starts("test")))
+    )
+    entry = figures(memory)["baselines"]["Kneser-Ney 5-gram, tokens"]
+    assert entry["values"]["nll"] == pytest.approx(-logs.mean())
+    assert entry["values"]["nll"] < figures(memory)["baselines"]["unigram"]["values"]["nll"]
+    assert "not in the training text" in figures(memory)["baselines"]["Kneser-Ney 5-gram, words"]["not_run"]
+
+
+def test_other_runs_and_other_models_stand_beside(memory):
+    baselines, plain = figures(memory)["baselines"], figures(memory.parent / "plain")
+    assert baselines["run plain"]["values"] == plain["values"]
+    name = next(name for name in baselines if name.startswith("gpt2"))
+    assert "window 24" in name and baselines[name]["values"]["word_perplexity"] > 1
+    report = (memory / "REPORT.md").read_text(encoding="utf-8")
+    assert "AWD-LSTM" in report and "65.80" in report, "published figures stand as they are"
+
+
+def test_losses_by_distance_and_position_count_each_label(memory, data):
+    found = figures(memory)
+    total = found["counts"]["tokens"]
+    for mode in ("on", "off", "shuffled"):
+        assert sum(row["tokens"] for row in found["by_distance"][mode]) == total == len(data.tokens("test"))
+        nll = sum(row["tokens"] * math.log(row["perplexity"]) for row in found["by_distance"][mode])
+        values = found["values"] if mode == "on" else found["memory"][mode]["values"]
+        assert nll / total == pytest.approx(values["nll"])
+    assert sum(row["tokens"] for row in found["by_position"]) == total
+    first = found["by_position"][0]
+    windows = sum(-(-len(labels) // data.window) for labels in documents(data, "test"))
+    assert (first["low"], first["tokens"]) == (1, windows)
+
+
+def test_the_gap_compares_train_and_validation_judged_alike(memory, model, data):
+    fit = figures(memory, "fit")
+    nll = sum(loss_alone(model, data, labels) for labels in documents(data, "train"))
+    assert fit["train"]["values"]["nll"] == pytest.approx(nll / len(data.tokens("train")), rel=1e-5)
+    rows = {row["name"]: row for row in figures(memory)["panel"]}
+    gap = fit["values"]["perplexity"] / fit["train"]["values"]["perplexity"] - 1
+    assert rows["gap of validation to train"]["value"] == pytest.approx(gap)
+    assert rows["gap of validation to train"]["reached"] == (gap <= 0.1)
+
+
+def test_everything_is_measured_where_it_is_asked_for(memory):
+    found = figures(memory)
+    assert 1 <= found["slots"]["effective_slots"] <= found["slots"]["slots"] == 8
+    assert 0 < found["slots"]["written_share"] <= 0.5, "at most 4 of 8 slots a segment"
+    assert 0 < found["attention"]["attention_distance"] < 24
+    assert found["cache"]["chosen_on"] == "val" and found["cache"]["setting"]["size"] == 60
+    assert found["generation"]["repetition_1"] > 0 and 0 <= found["generation"]["bleu_4"] < 1
+    samples = pd.read_csv(memory / "test" / "samples.csv", keep_default_na=False)
+    assert len(samples) and (samples["true"].str.len() > 0).all()
+    assert all((memory / "test" / f"{name}.png").stat().st_size > 5000 for name in ("attention", "slots", "distance"))
+    report = (memory / "REPORT.md").read_text(encoding="utf-8")
+    for said in ("## Limits", "No person has judged", "memory off", "the generator itself", "## The brief's hopes"):
+        assert said in report
+    assert "generation" not in figures(memory.parent / "plain"), "only where it is asked for"
+
+
+def test_wandb_gets_curves_pictures_tables_and_samples_offline(memory, tmp_path, monkeypatch):
+    from callbacks.report_wandb import send
+    from lightning_project.loggers import close_loggers, make_loggers
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    root = Path(shutil.copytree(memory, tmp_path / "run"))
+    loggers = make_loggers(root, "test", "offline", "toy", "first")
+    logged: list[str] = []
+    keep = loggers[1].experiment.log
+    monkeypatch.setattr(
+        loggers[1].experiment, "log", lambda values, **rest: (logged.extend(values), keep(values, **rest))
+    )
+    send(loggers, root, "test")
+    close_loggers(loggers)
+    pictures = {"test/distance", "test/attention", "test/slots"}
+    tables = {f"test/{name}_table" for name in ("results", "by_distance", "by_position", "panel", "samples")}
+    assert pictures | tables | {"report"} <= set(logged)
+
+
+def test_a_hope_is_reached_or_not_by_its_own_definition():
+    metrics = {
+        "part": "test",
+        "values": {"perplexity": 90.0},
+        "slots": {"active_share": 0.5},
+        "generation": {"bleu_4": 0.03},
+    }
+    fit = {"part": "val", "values": {"perplexity": 66.0}, "train": {"values": {"perplexity": 55.0}}}
+    found = {row["name"]: row["reached"] for row in panel(metrics, fit)}
+    assert found == {
+        "perplexity per token, train": True,
+        "perplexity per token, validation": True,
+        "perplexity per token, test": False,
+        "gap of validation to train": False,
+        "BLEU-4": False,
+        "slots with a share of the reads": True,
+    }
+
+
+def test_a_run_on_other_documents_does_not_stand_beside(runs, memory):
+    with contextlib.chdir(runs):
+        other = runs / "runs" / "language" / "other" / "test"
+        other.mkdir(parents=True, exist_ok=True)
+        found = TextPredictions.load(memory / "test" / "predictions_test.npz")
+        TextPredictions(found.id[::-1], found.group, found.nll, found.n_tokens, found.n_words, found.n_bytes).save(
+            other / "predictions_test.npz"
+        )
+        with pytest.raises(DataError, match="other documents"):
+            run(["test", "--name", "memory", "--ckpt_path", "best", "--judgement.beside", f"[{other.parent}]"],
+                system="language")  # fmt: skip
+
+
+def test_compare_pairs_documents_and_scores_again_on_one_text(runs, memory, data):
+    with contextlib.chdir(runs):
+        folders = ["runs/language/memory", "runs/language/plain"]
+        run(["compare", *folders, "--out", "stored", "--bootstrap", "50"], config=False)
+        text = Path("one.txt")
+        text.write_text(data.text(int(data.documents("test")[0])), encoding="utf-8")
+        again = ["--text", str(text), "--metrics", "perplexity,repetition,bleu", "--bootstrap", "50"]
+        run(["compare", *folders, "--out", "again", *again], config=False)
+        words = ["--name", "memory", "--ckpt_path", "best", "--data.predict_path", str(text)]
+        run(["predict", *words], system="language")
+    stored = json.loads((runs / "stored" / "comparison.json").read_text(encoding="utf-8"))["rows"]
+    ours, theirs = (figures(memory.parent / row["run"])["values"]["word_perplexity"] for row in stored)
+    assert stored[1]["word_perplexity_difference"] == pytest.approx(theirs - ours)
+    scored = pd.read_csv(runs / "again" / "comparison.csv")
+    found = TextPredictions.load(memory / "test" / "predictions_test.npz")
+    expected = math.exp(found.nll[0] / found.n_words[0])
+    assert scored["word_perplexity"][0] == pytest.approx(expected, rel=1e-4)
+    assert {"repetition_2", "bleu_4", "bleu_4_low", "repetition_2_difference_high"} <= set(scored)
+    predicted = pd.read_csv(memory / "predict" / "predictions.csv")
+    assert predicted["word_perplexity"][0] == pytest.approx(expected, rel=1e-4)
+    assert "documents of one.txt" in (runs / "again" / "comparison.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metrics", "accuracy"], "unknown metric"),
+        (["--metrics", "bleu"], "nothing to continue"),
+        (["--metric", "macro_f1"], "unknown metric"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(runs, capsys, words, said):
+    with contextlib.chdir(runs):
+        assert code(["compare", "runs/language/memory", "runs/language/plain", *words], config=False) == 3
+    assert said in capsys.readouterr().err
+
+
+def write_parts(folder: Path, parts: dict[str, list[str]]) -> Path:
+    folder.mkdir()
+    for name, texts in parts.items():
+        (folder / f"{name}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return folder
+
+
+def test_the_audit_finds_a_document_on_both_sides_and_text_without_order(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size=300)) for _ in range(12)]
+    parts = {"train": texts[:8], "valid": texts[8:10], "test": [*texts[10:], texts[0].replace("river", "brook", 1)]}
+    path = write_parts(tmp_path / "text", parts)
+    words = ["--data.path", str(path), "--data.tokenizer", "words", "--data.boundary", "line"]
+    assert code(["audit", *words], system="language") == 3
+    shown = capsys.readouterr()
+    assert "groups lie in several parts" in shown.out + shown.err
+    assert "random text" in shown.out
+
+
+def test_a_random_corpus_stays_at_the_size_of_the_vocabulary(tmp_path):
+    """Fifty independent words, twenty a line: less than their entropy would mean that labels are seen."""
+    words = ["--data.synthetic", "random", "--data.tokenizer", "words", "--trainer.max_epochs", "2"]
+    run(["fit", "--name", "random", *words, "--data.synthetic_samples", "12000"], system="language")
+    found = figures(Path("runs/language/random"), "fit")
+    floor = math.exp(found["entropy_per_word"])
+    assert floor == pytest.approx(50 ** (20 / 21), rel=1e-6), "a line's end is known"
+    assert 0.97 * floor < found["values"]["word_perplexity"] < 1.5 * floor
+
+
+def test_questions_are_judged_by_the_likeliest_word_with_and_without_the_memory(tmp_path):
+    words = ["--data.synthetic", "recall", "--data.tokenizer", "words", "--trainer.max_epochs", "1"]
+    run(["fit", "--name", "recall", *words, "--report.baselines", "false"], system="language")
+    folder = Path("runs/language/recall")
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    data = data_of_run(folder, best)
+    model = LightningModule.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", map_location="cpu").eval()
+    right = asked = 0
+    for labels in documents(data, "val"):
+        inputs, state = torch.tensor(np.concatenate([[data.tokenizer.eos_id], labels[:-1]]))[None], None
+        for first in range(0, len(labels), data.window):
+            tokens = inputs[:, first : first + data.window]
+            starts = torch.zeros_like(tokens, dtype=torch.bool)
+            starts[0, 0] = first == 0
+            with torch.no_grad():
+                out = model.net(tokens, starts=starts, state=state)
+            state = out["state"]
+            for place, token in enumerate(tokens[0].tolist()):
+                if data.tokenizer.decode([token]).strip() == "?":
+                    asked += 1
+                    right += out["logits"][0, place].argmax().item() == labels[first + place]
+    found = figures(folder, "fit")["recall"]
+    assert found["on"]["asked"] == found["off"]["asked"] == asked >= 8
+    assert found["on"]["accuracy"] == pytest.approx(right / asked)
+    assert 1 / 16 <= found["on"]["chance"] < 1
+    assert "another text's memory" in (folder / "REPORT.md").read_text(encoding="utf-8")

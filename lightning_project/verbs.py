@@ -17,5 +17,6 @@ WITHOUT_CONFIG = {
     "decide": "choose thresholds, temperature and abstention on validation, judge them on test",
     "rounds": "train several times, each round on what the one before it found (boosting, pseudo-labels)",
     "ablate": "run a table of variants over seeds or folds and say which helped",
+    "cache": "fetch the images of records into a folder ahead of training",
 }
 VERBS = {**WITH_CONFIG, **WITHOUT_CONFIG}

@@ -72,6 +72,11 @@ class Classifier(System):
         """Return what the loss compares with: the classes (B,), or soft targets (B, C)."""
         return batch["y"]
 
+    @property
+    def mixes(self) -> bool:
+        """Whether training mixes samples at all."""
+        return self.mixup_alpha > 0
+
     def mix(self, inputs: Batch, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Tensor]:
         """Return mixed inputs of the network and their soft targets (B, C)."""
         return mixup(inputs, batch["y"], self.hparams["num_classes"], self.mixup_alpha, rng)
@@ -92,7 +97,7 @@ class Classifier(System):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the exact mean loss of the global batch (see ``IndexBatch.weight``)."""
         inputs, y = self.net_inputs(batch), batch["y"]
-        if self.mixup_alpha:
+        if self.mixes:
             key = [self.data_seed, self.current_epoch, batch_idx, self.global_rank]
             inputs, target = self.mix(inputs, batch, np.random.default_rng(key))
         else:

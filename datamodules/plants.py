@@ -17,9 +17,11 @@ from datamodules.plants_augmentation import Augment, augment, centre, uniforms
 from datamodules.plants_baselines import PlantsBaselines
 from datamodules.plants_cleaning import ConflictPolicy, clean
 from datamodules.plants_decoded import Decoded, DecodedImages, stamp_of
+from datamodules.plants_filters import Licences, keep_rows
 from datamodules.plants_hub import HubImages
 from datamodules.plants_images import Framing, Interpolation, timm_picture
 from datamodules.plants_records import Columns, largest_classes, read_source
+from datamodules.plants_saliency import smart_box
 from datamodules.samplers import Batch, IndexBatch
 from datamodules.synthetic.plants import make_plants
 
@@ -54,6 +56,8 @@ class PlantsData(SplitDataModule):
         min_side: Least pixels of the shorter side of a picture.
         max_side: Most pixels of the longer side.
         bad_pictures: Pictures that cannot be used are left out and counted, or the data are refused.
+        regions: Regions to keep, in all parts alike (EU_SW, EU_NORTH, ..., UNKNOWN); None keeps all.
+        licences: ``permissive`` keeps what allows commercial use and changes: CC0, public domain, CC-BY, CC-BY-SA.
         conflicts: What happens to a picture under several species.
         near_distance: Bits (of 256) by which two pictures may differ to count as copies; 0 compares contents only.
         min_images_per_class: Classes with fewer different pictures are left out.
@@ -89,8 +93,10 @@ class PlantsData(SplitDataModule):
         min_side: int = 16,
         max_side: int = 12000,
         bad_pictures: Literal["drop", "refuse"] = "drop",
+        regions: list[str] | None = None,
+        licences: Licences = "any",
         conflicts: ConflictPolicy = "drop",
-        near_distance: int = 0,
+        near_distance: int = 40,
         min_images_per_class: int = 1,
         augment: Augment = Augment(),  # noqa: B008  # frozen
         synthetic_samples: int = 2400,
@@ -121,6 +127,7 @@ class PlantsData(SplitDataModule):
         self.predict_path, self.columns, self.image_cache, self.decoded = predict_path, columns, image_cache, decoded
         self.image_size, self.crop, self.interpolation = timm_picture(timm_config, image_size, crop, interpolation)
         self.framing, self.min_side, self.max_side = framing, min_side, max_side
+        self.regions, self.licences = regions, licences
         self.bad_pictures, self.conflicts, self.near_distance = bad_pictures, conflicts, near_distance
         self.min_images_per_class, self.augment, self.simple_models = min_images_per_class, augment, simple_models
         self.synthetic_samples, self.synthetic_species = synthetic_samples, synthetic_species
@@ -173,13 +180,14 @@ class PlantsData(SplitDataModule):
         if path is None and hub is None:
             made = make_plants(self.synthetic_samples, self.synthetic_species, self.stored_size, self.synthetic_seed)
             self.pixels = made.pixels
-            return made.records
+            return self._filtered(made.records)
         if hub is not None:
             records, keys, stamps, read = hub.records, hub.keys, [hub.fingerprint] * len(hub.keys), hub.read
         else:
             assert path is not None
             parts = {"val": self.val_path, "test": self.test_path} if labels else None
             records = read_source(path, self.columns, parts, self.image_cache, labels)
+            records = self._filtered(records) if labels else records
             keys = records["file"].tolist()
             stamps = [stamp_of(key) for key in keys]
 
@@ -187,11 +195,17 @@ class PlantsData(SplitDataModule):
                 return Path(keys[i]).read_bytes()
 
         store = DecodedImages(
-            self.decoded, self.stored_size, self.framing, self.interpolation, self.min_side, self.max_side
+            self.decoded, self.stored_size, self.framing, self.interpolation, self.min_side, self.max_side, smart_box
         )
         found = store.take(keys, stamps, read)
         self.pixels = found.pixels
-        return self._usable(records.assign(hash=found.hashes, row=found.rows), found)
+        records = self._usable(records.assign(hash=found.hashes, row=found.rows), found)
+        return self._filtered(records) if hub is not None and labels else records
+
+    def _filtered(self, records: pd.DataFrame) -> pd.DataFrame:
+        records, found = keep_rows(records, self.regions, self.licences)
+        self._findings += found
+        return records
 
     def _usable(self, records: pd.DataFrame, found: Decoded) -> pd.DataFrame:
         good = found.rows >= 0

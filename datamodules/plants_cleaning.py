@@ -4,24 +4,36 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from datamodules.audit import STORED, Finding
 from datamodules.errors import DataError
+from datamodules.image_hashes import difference_hashes, near_hashes
 
-ConflictPolicy = Literal["drop", "first", "refuse"]
+ConflictPolicy = Literal["drop", "first", "keep", "refuse"]
+ALIKE = 0.95  # least correlation of two pictures: a hash alone takes noise in dark or even areas for structure
+THUMB = 32
+_DONE = {
+    "drop": "all their records are left out",
+    "first": "all get the label of the first record",
+    "keep": "each keeps its own, and so they contradict one another",
+    "refuse": "refused",
+}
 
 
 def clean(
     records: pd.DataFrame, pixels: np.ndarray, policy: ConflictPolicy, near_distance: int
 ) -> tuple[pd.DataFrame, list[Finding]]:
-    """Settle label conflicts and join copies into groups.
+    """Settle label conflicts and join copies into groups, which no split divides.
 
     Args:
-        records: Records with hashes and rows of ``pixels``.
+        records: Columns id, group ("" = none given), hash, label, row (of ``pixels``).
         pixels: (M, 3, S, S) uint8.
-        policy: What happens to a picture under several labels: all its records are left out, all get the label of the
-            first, or the data are refused.
-        near_distance: Bits by which two pictures may differ to count as one; 0 looks for equal contents only.
+        policy: What happens to a picture under several labels; see the messages above.
+        near_distance: Bits of 256 by which the hashes of copies may differ; 0 looks for equal contents only.
 
     Returns:
         The records kept, with their groups, and what was found.
@@ -29,21 +41,97 @@ def clean(
     Raises:
         DataError: A conflict, under the policy "refuse".
     """
-    found: list[Finding] = []
-    by_hash = records.groupby("hash")["label"]
-    conflict = by_hash.transform("nunique") > 1
-    if conflict.any():
-        cases = records[conflict].groupby("hash")
-        lines = [", ".join(f"{i} = {y}" for i, y in zip(case["id"], case["label"], strict=True)) for _, case in cases]
-        mend = {"drop": "all their records are left out", "first": "they get the label of the first record"}
-        message = f"{cases.ngroups} pictures carry several labels; {mend.get(policy, 'refused')}."
-        if policy == "refuse":
-            raise DataError(f"{message[:-1]}, such as {lines[0]}; correct them, or set --data.conflicts drop")
-        rows = records["id"][conflict].tolist()[:STORED]
-        found.append(Finding("label_conflict_in_source", "warning", message, cases.ngroups, rows, lines[:STORED]))
-        if policy == "drop":
-            records = records[~conflict].reset_index(drop=True)
-        else:
-            records = records.assign(label=by_hash.transform("first"))
+    if policy not in _DONE:
+        raise ValueError(f"conflicts={policy!r} must be one of {', '.join(_DONE)}")
+    near = near_copies(records, pixels, near_distance) if near_distance else np.empty((0, 2), np.int64)
+    found = _near_finding(records, near)
+    picture = _components(len(records), [records["hash"]], near)
+    records, settled = _settle(records, picture, policy)
+    return _grouped(records, picture[settled.index]), found + settled.findings
+
+
+def near_copies(records: pd.DataFrame, pixels: np.ndarray, most: int) -> np.ndarray:
+    """Return pairs of records (P, 2) with different contents whose pictures are nearly the same.
+
+    Their hashes differ by at most ``most`` bits, and their small grey versions are correlated by at least ``ALIKE``.
+    """
+    rows, first = np.unique(records["row"].to_numpy(np.int64), return_index=True)
+    small = difference_hashes(pixels[rows])
+    pairs = near_hashes(small, most)
+    if not len(pairs):
+        return pairs
+    involved, places = np.unique(pairs, return_inverse=True)
+    thumbs = _thumbs(pixels[rows[involved]])
+    left, right = places.reshape(pairs.shape).T
+    alike = (thumbs[left] * thumbs[right]).sum(axis=1) >= ALIKE
+    found = first[pairs[alike]]
+    content = records["hash"].to_numpy(str)
+    return found[content[found[:, 0]] != content[found[:, 1]]]
+
+
+def _thumbs(pixels: np.ndarray) -> np.ndarray:
+    """(n, 32 x 32) grey, each of mean 0 and length 1; an even picture is all zero."""
+    grey = torch.from_numpy(np.ascontiguousarray(pixels)).float().mean(dim=1, keepdim=True)
+    flat = F.interpolate(grey, (THUMB, THUMB), mode="area").flatten(1)
+    return F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1).numpy()
+
+
+def _components(count: int, same: list[pd.Series], pairs: np.ndarray) -> np.ndarray:
+    """(count,) number of the component of each record, joined where a text is the same (and not "") or by pairs."""
+    edges = [pairs]
+    for values in same:
+        codes = pd.factorize(values.to_numpy())[0]
+        order = np.argsort(codes, kind="stable")
+        follows = (codes[order][1:] == codes[order][:-1]) & (values.to_numpy()[order][1:] != "")
+        edges.append(np.stack([order[:-1][follows], order[1:][follows]], axis=1))
+    rows = np.concatenate(edges)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows[:, 0], rows[:, 1])), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1])
+
+
+class _Settled:
+    """What the policy did: positions of the records that are left, and what is to be said."""
+
+    def __init__(self, index: np.ndarray, findings: list[Finding]) -> None:
+        self.index, self.findings = index, findings
+
+
+def _settle(records: pd.DataFrame, picture: np.ndarray, policy: ConflictPolicy) -> tuple[pd.DataFrame, _Settled]:
+    """Apply the policy to pictures under several labels; records without a label contradict nobody."""
+    labels = records["label"].where(records["label"] != "")
+    conflict = labels.groupby(picture).transform("nunique").to_numpy() > 1
+    everything = np.arange(len(records))
+    if not conflict.any():
+        return records, _Settled(everything, [])
+    cases = records[conflict].groupby(picture[conflict], sort=False)
+    lines = [", ".join(f"{i} = {y}" for i, y in zip(case["id"], case["label"], strict=True)) for _, case in cases]
+    message = f"{cases.ngroups} pictures carry several labels; {_DONE[policy]}."
+    if policy == "refuse":
+        raise DataError(f"{cases.ngroups} pictures carry several labels, such as {lines[0]}; correct them, or choose "
+                        "what happens to them with --data.conflicts")  # fmt: skip
+    kept = everything[~conflict] if policy == "drop" else everything
+    left = records.iloc[kept].reset_index(drop=True)
+    if policy == "first":
+        left = left.assign(label=labels.groupby(picture).transform("first").fillna("").to_numpy())
+    gone = sorted(set(records["label"]) - set(left["label"]) - {""})
+    if gone:
+        message += f" {len(gone)} classes are lost by this: {', '.join(gone[:5])}{', ...' if len(gone) > 5 else ''}."
+    listed = records["id"][conflict].tolist()[:STORED]
+    finding = Finding("label_conflict_in_source", "warning", message, cases.ngroups, listed, lines[:STORED])
+    return left, _Settled(kept, [finding])
+
+
+def _grouped(records: pd.DataFrame, picture: np.ndarray) -> pd.DataFrame:
+    """Give the copies of a picture, and the groups that they belong to, one group: that of their first record."""
     group = records["group"].where(records["group"] != "", records["hash"])
-    return records.assign(group=group.groupby(records["hash"]).transform("first")), found
+    whole = _components(len(records), [group, pd.Series(picture).astype(str)], np.empty((0, 2), np.int64))
+    return records.assign(group=group.groupby(whole).transform("first"))
+
+
+def _near_finding(records: pd.DataFrame, near: np.ndarray) -> list[Finding]:
+    if not len(near):
+        return []
+    ids = records["id"].to_numpy(str)
+    lines = [f"{ids[a]} ~ {ids[b]}" for a, b in near[:STORED].tolist()]
+    message = f"{len(near)} pairs of pictures are nearly the same; each pair is in one group, so no split divides it."
+    return [Finding("near_copies", "info", message, len(near), ids[np.unique(near)].tolist()[:STORED], lines)]

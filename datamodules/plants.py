@@ -22,6 +22,7 @@ from datamodules.plants_hub import HubImages
 from datamodules.plants_images import Framing, Interpolation, timm_picture
 from datamodules.plants_records import Columns, largest_classes, read_source
 from datamodules.plants_saliency import smart_box
+from datamodules.plants_split import explain, write_parts
 from datamodules.samplers import Batch, IndexBatch
 from datamodules.synthetic.plants import make_plants
 
@@ -249,6 +250,14 @@ class PlantsData(SplitDataModule):
         rest = {name: value for name, value in batch.items() if name != "draws"}
         with torch.no_grad(), torch.autocast(batch["image"].device.type, enabled=False):
             return rest | {"image": augment(batch["image"], batch["draws"], self.augment, self.image_size)}
+
+    def split_page(self, table: pd.DataFrame) -> tuple[str, dict[str, Any]]:
+        """Explain what the split lets a perfect model reach, and what ruins it."""
+        return explain(self._records(), table, self.seed)
+
+    def write_parts(self, folder: Path, table: pd.DataFrame) -> dict[str, int]:
+        """Write the parts as JSON Lines, with attributions."""
+        return write_parts(folder, self._records(), table, self.pixels, self.columns)
 
     def apply_split(self, table: pd.DataFrame) -> None:
         """Take a split; simple models that were fitted on another one are forgotten."""

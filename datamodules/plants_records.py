@@ -18,7 +18,7 @@ from datamodules.splits import PARTS
 # What every record holds; "" = unknown.
 COLUMNS = (
     *("id", "group", "hash", "label", "given", "file", "line", "source_file", "url"),
-    *("common_name", "genus", "family", "region", "country", "license", "attribution", "image_source"),
+    *("common_name", "genus", "family", "region", "country", "license", "attribution", "image_source", "class_index"),
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -44,6 +44,7 @@ class Columns:
         license: Licence of the picture, in any spelling.
         attribution: Whom to name.
         image_source: Where the picture comes from.
+        class_index: Index of the class in the source; only compared between the parts, by the audit, and never used.
     """
 
     label: str = "latin_name"
@@ -60,6 +61,7 @@ class Columns:
     license: str = "license"
     attribution: str = "attribution"
     image_source: str = "image_source"
+    class_index: str = "class_idx"
 
 
 def read_source(

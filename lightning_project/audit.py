@@ -29,6 +29,7 @@ def audit(
         write_split: Folder to write the parts of the split to, as files that can be given back as data.
     """
     split = next(callback for callback in self.callbacks if isinstance(callback, StratifiedSplit))  # type: ignore[attr-defined]
+    keeper = next(callback for callback in self.callbacks if isinstance(callback, KeepRun))  # type: ignore[attr-defined]
     datamodule.trainer = self
     self.datamodule = datamodule  # type: ignore[attr-defined]
     datamodule.setup("fit")
@@ -36,11 +37,13 @@ def audit(
     try:
         table = split.draw(datamodule)  # what the config asks for, also beside a run that has a split already
     except DataError:
-        _explain_given(datamodule, folder)
+        if page := _explained(datamodule, folder):
+            keeper.keep()
+            print(page)
         raise
     report = split.check(datamodule, table, raise_on_leak=False)  # all findings first, then the verdict
     datamodule.apply_split(table)
-    next(callback for callback in self.callbacks if isinstance(callback, KeepRun)).keep()  # type: ignore[attr-defined]
+    keeper.keep()
     assert datamodule.y is not None
     y = datamodule.y[datamodule.indices(part)]
     page, facts = datamodule.split_page(table)
@@ -63,14 +66,12 @@ def audit(
         raise DataError(f"{len(report.leaks)} leak(s): " + "; ".join(leak.message for leak in report.leaks))
 
 
-def _explain_given(datamodule: SplitDataModule, folder: Path) -> None:
+def _explained(datamodule: SplitDataModule, folder: Path) -> str:
     """Say what the source's own parts would allow, before they are refused."""
     assert datamodule.records is not None
     given = datamodule.records["given"]
-    if not {"train", "val"} <= set(given):
-        return
     page, facts = datamodule.split_page(datamodule.records.assign(part=given.where(given != "", "dropped")))
     if page:
-        print(page)
         write_text(folder / "AUDIT.md", page)
         write_json(folder / "audit.json", {"explained": facts})
+    return page

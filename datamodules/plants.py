@@ -218,12 +218,13 @@ class PlantsData(SplitDataModule):
             f"{file}, line {line}: {name}: {reason}"
             for file, line, name, reason in zip(bad["source_file"], bad["line"], bad["id"], reasons, strict=True)
         ]
-        message = f"{len(bad)} of {len(records)} pictures cannot be used and are left out."
+        message = f"{len(bad)} of {len(records)} pictures cannot be used"
         if self.bad_pictures == "refuse" or not good.any():
-            raise DataError(f"{message[:-22]}, such as {lines[0]}; mend or remove them, or leave them out with "
+            raise DataError(f"{message}, such as {lines[0]}; mend or remove them, or leave them out with "
                             "--data.bad_pictures drop")  # fmt: skip
         listed = bad["id"].tolist()[:STORED]
-        self._findings.append(Finding("unusable_picture", "warning", message, len(bad), listed, lines[:STORED]))
+        self._findings.append(Finding("unusable_picture", "warning", f"{message} and are left out.", len(bad),
+                                      listed, lines[:STORED]))  # fmt: skip
         return records[good].reset_index(drop=True)
 
     def _once(self, records: pd.DataFrame) -> pd.DataFrame:
@@ -289,7 +290,11 @@ class PlantsData(SplitDataModule):
             "species": len(counts),
             "genera": int(records["genus"].nunique()),
             "families": int(records["family"].nunique()),
-            "images_per_species": {"min": int(counts.min()), "median": float(counts.median()), "max": int(counts.max())},
+            "images_per_species": {
+                "min": int(counts.min()),
+                "median": float(counts.median()),
+                "max": int(counts.max()),
+            },
             "image_size": self.image_size,
             "stored_size": self.stored_size,
             "framing": self.framing,
@@ -311,9 +316,7 @@ class PlantsDataset(Dataset[Batch]):
         seed: Seed of the run.
     """
 
-    def __init__(
-        self, pixels: np.ndarray, rows: np.ndarray, y: np.ndarray, size: int, draws: int, seed: int
-    ) -> None:
+    def __init__(self, pixels: np.ndarray, rows: np.ndarray, y: np.ndarray, size: int, draws: int, seed: int) -> None:
         self.pixels, self.rows, self.y, self.size, self.draws, self.seed = pixels, rows, y, size, draws, seed
 
     def __getitems__(self, batch: IndexBatch) -> Batch:

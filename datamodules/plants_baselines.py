@@ -116,7 +116,7 @@ def _describe(images: np.ndarray) -> np.ndarray:
     blocks /= np.sqrt((blocks**2).sum(3, keepdims=True)) + 1e-3 * height
     steps = images.astype(int) * COLOURS // 256
     bins = COLOURS**3
-    colour = (np.arange(count)[:, None, None] * bins + steps[:, 0] * COLOURS**2 + steps[:, 1] * COLOURS + steps[:, 2])
+    colour = np.arange(count)[:, None, None] * bins + steps[:, 0] * COLOURS**2 + steps[:, 1] * COLOURS + steps[:, 2]
     share_of = np.bincount(colour.ravel(), minlength=count * bins).reshape(count, bins) / (height * width)
     return np.hstack([blocks.reshape(count, -1), np.sqrt(share_of, dtype=np.float32)]).astype(np.float32)
 

@@ -32,8 +32,8 @@ class HubImages:
         first = next(iter(parts.values()))
         for field in (columns.image, columns.label):
             if field not in first.column_names:
-                raise DataError(f"{name}: column {field!r} is missing (it has {', '.join(first.column_names)}); name it "
-                                "with --data.columns.image or --data.columns.label")  # fmt: skip
+                raise DataError(f"{name}: column {field!r} is missing (it has {', '.join(first.column_names)}); name "
+                                "it with --data.columns.image or --data.columns.label")  # fmt: skip
         given = [_part(name, part) if len(parts) > 1 else "" for part, rows in parts.items() for _ in range(len(rows))]
         self._data = concatenate_datasets(list(parts.values())).cast_column(columns.image, Image(decode=False))
         self._image = columns.image
@@ -92,5 +92,6 @@ def _load(name: str) -> dict[str, Any]:
 
 def _part(name: str, part: str) -> str:
     if part not in PART_NAMES:
-        raise DataError(f"{name}: the part {part!r} is unknown; known are {', '.join(key for key in PART_NAMES if key)}")
+        known = ", ".join(key for key in PART_NAMES if key)
+        raise DataError(f"{name}: the part {part!r} is unknown; known are {known}")
     return PART_NAMES[part]

@@ -98,7 +98,7 @@ def framed(
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         if framing == "smart" and smart_box is not None:
-            left, top, side = smart_box(np.asarray(picture))
+            left, top, side = smart_box(np.array(picture))
         whole = picture.resize((size, size), how, box=(left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(whole, dtype=np.uint8).transpose(2, 0, 1))
 

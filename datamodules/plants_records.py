@@ -129,7 +129,7 @@ def _lines(
             raise DataError(f"{file}, line {number}: not a complete JSON object ({error.msg} at character "
                             f"{error.pos + 1}); restore or remove the line") from error  # fmt: skip
         if not isinstance(found, dict):
-            raise DataError(f"{file}, line {number}: {type(found).__name__} in place of a JSON object with named fields")
+            raise DataError(f"{file}, line {number}: {type(found).__name__} in place of a JSON object with fields")
         yield _record(found, file, number, part, columns, image_cache, labels)
 
 
@@ -187,7 +187,8 @@ def _folder(folder: Path, labels: bool) -> pd.DataFrame:
                 raise DataError(f"{file}: a picture outside of a folder of a class; use {folder}/CLASS/PICTURE")
             row: dict[str, str | int] = {"id": str(file.relative_to(folder)), "file": str(file), "line": len(rows) + 1}
             label = steps[-2] if len(steps) > 1 else ""
-            rows.append(row | {"label": label, "given": parts.get(top, "") if given else "", "source_file": folder.name})
+            part = parts.get(top, "") if given else ""
+            rows.append(row | {"label": label, "given": part, "source_file": folder.name})
     if not rows:
         raise DataError(f"{folder}: neither train.jsonl nor a picture ({', '.join(IMAGE_SUFFIXES)}) in a folder of a "
                         "class was found")  # fmt: skip

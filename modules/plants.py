@@ -189,9 +189,7 @@ class PlantsClassifier(Classifier):
         }
 
 
-def cutmix(
-    image: Tensor, y: Tensor, num_classes: int, alpha: float, rng: np.random.Generator
-) -> tuple[Batch, Tensor]:
+def cutmix(image: Tensor, y: Tensor, num_classes: int, alpha: float, rng: np.random.Generator) -> tuple[Batch, Tensor]:
     """Put a rectangle of another picture into each picture; the targets are mixed by area.
 
     Args:

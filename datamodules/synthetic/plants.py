@@ -3,7 +3,7 @@
 Nobody photographed them, and the names are invented. What real data have is planted:
 
 * Eight families are eight kinds of organ (`KINDS`); a genus fixes how many lobes, petals or veins its species have and
-  roughly their colour; species of a genus differ in proportions, margin, venation and tone, which is what is to be told.
+  roughly their colour; species of a genus differ in proportions, margin, venation and tone: that is to be told.
 * A picture is a specimen: turned, nearer or farther, lit from somewhere, before some background, partly out of focus.
 * A long tail: the commonest species has about a hundred times the pictures of the rarest, which have one or two.
 * A country (and region), a licence and an observer for each picture; a species grows in two regions at most.
@@ -112,7 +112,8 @@ def make_plants(samples: int = 2400, species: int = 60, size: int = 73, seed: in
     pixels = pixels[order]
     records["hash"] = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pixels]
     records["image_source"] = np.array(["", *COPIES])[kinds][order]
-    records["copy_of"] = [records["id"].iat[place] if place >= 0 else "" for place in _places(origin, order)]
+    places = _places(origin, order)
+    records["copy_of"] = np.where(places >= 0, records["id"].to_numpy(str)[places], "")
     return SyntheticPlants(pixels, records.assign(row=np.arange(samples)))
 
 
@@ -210,7 +211,8 @@ def _leaf(s: Species, u: np.ndarray, v: np.ndarray, rng: np.random.Generator, px
         saw = np.abs((along * s.parts * 1.5) % 1 - 0.5) * 2
         half = half * (1 - (0.12 + 1.5 * s.margin) * saw)
     if s.kind == 3:
-        half = half * (0.15 + 0.85 * np.abs(np.sin(np.pi * s.parts * (along - 0.3 * np.abs(u)))) ** (0.5 + s.margin * 3))
+        cut = np.abs(np.sin(np.pi * s.parts * (along - 0.3 * np.abs(u))))
+        half = half * (0.15 + 0.85 * cut ** (0.5 + s.margin * 3))
     stalk = (np.abs(u) < 0.03) & (v < -0.9) & (v > -1.25)
     mask = np.maximum(_edge(half - np.abs(u), px) * (np.abs(v) < 1), stalk)
     side = np.abs(((along - np.abs(u) * s.vein) * s.parts) % 1 - 0.5)

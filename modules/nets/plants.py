@@ -53,14 +53,14 @@ class PlantsNet(nn.Module):
         if drop_path:
             self.settings["drop_path_rate"] = drop_path
         self.backbone, self.image_size, self.frozen, self.channels_last = backbone, image_size, frozen, channels_last
-        self.model = self._create(pretrained=False)
+        self.model: Any = self._create(pretrained=False)
         config = resolve_model_data_config(self.model)
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
         if checkpointing:
             self.model.set_grad_checkpointing()
         if channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)
         self._still = self._freeze()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -72,7 +72,8 @@ class PlantsNet(nn.Module):
         image = (image.to(self.mean.dtype) - self.mean) / self.std
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        return self.model(image)  # type: ignore[no-any-return]
+        logits: Tensor = self.model(image)
+        return logits
 
     def train(self, mode: bool = True) -> "PlantsNet":
         """Switch between training and judging; what is frozen always judges, or its statistics would move."""
@@ -135,7 +136,7 @@ class PlantsNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def _create(self, pretrained: bool) -> nn.Module:
+    def _create(self, pretrained: bool) -> Any:  # noqa: ANN401  # timm's models share no type
         settings = dict(self.settings)
         config = timm.models.get_pretrained_cfg(self.backbone)
         if config is not None and config.fixed_input_size and config.input_size[-1] != self.image_size:
@@ -158,6 +159,11 @@ class PlantsNet(nn.Module):
         still = [module for module in inside if not any(p.requires_grad for p in module.parameters())]
         if self.frozen == "backbone":  # what has no parameters of its own, too: stochastic depth, dropout of blocks
             heads = {name.rsplit(".", 1)[0] for name in self.head_names}
-            still += [module for name, module in self.model.named_modules() if name and not any(
-                head == name or head.startswith(f"{name}.") or name.startswith("head_drop") for head in heads)]
+            still += [
+                module
+                for name, module in self.model.named_modules()
+                if name
+                and not name.startswith("head_drop")
+                and not any(f"{head}.".startswith(f"{name}.") for head in heads)
+            ]
         return still

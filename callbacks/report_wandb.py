@@ -27,7 +27,8 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
             wrong = pd.read_csv(root / stage / "mistakes.csv", dtype={"id": str}, keep_default_na=False)
             pictures = {
                 f"{stage}/{name}": wandb.Image(str(root / stage / f"{name}.png"))
-                for name in ("confusion", "per_class", "calibration")
+                for name in ("confusion", "per_class", "calibration", "examples", "errors")
+                if (root / stage / f"{name}.png").is_file()
             }
             page = html.escape((root / "REPORT.md").read_text(encoding="utf-8"))
             run = logger.experiment

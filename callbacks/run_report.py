@@ -16,6 +16,7 @@ from torch import Tensor
 from callbacks import report_files as files
 from callbacks import report_metrics, report_settings, report_stage, report_tables, report_text, report_wandb
 from callbacks.report_baselines import simple_models
+from callbacks.report_breakdown import write_breakdown
 from callbacks.report_environment import environment
 from callbacks.report_targets import Target, judge
 from datamodules.errors import DataError
@@ -273,6 +274,7 @@ class RunReport(pl.Callback):
             files.write_json(root / "environment.json", environment())
         report_stage.write_stage(root, stage, real, metrics, run, log)
         report_stage.write_samples(root / stage, part, real, baselines, _data(trainer).records)
+        write_breakdown(root, stage, real, _data(trainer), self.top_k, self.bootstrap)
         files.write_text(root / "REPORT.md", report_text.report(root, _shown(root)))
         report_wandb.send(trainer.loggers, root, stage)
         print(report_tables.terminal(metrics, run, stage))

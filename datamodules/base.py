@@ -139,6 +139,18 @@ class SplitDataModule(LightningDataModule):
         """Write the parts of a split as files that can be given back as data; returns the records of each file."""
         raise DataError(f"{type(self).__name__} cannot write its parts as files: leave --write_split out")
 
+    def facets(self) -> dict[str, np.ndarray]:
+        """Return kinds of records (N,) that the report judges apart, by name, such as the region; "" = no kind."""
+        return {}
+
+    def class_levels(self) -> dict[str, list[str]]:
+        """Return a coarser class for each class (C,), by name of the level, finest first; "" = none."""
+        return {}
+
+    def pictures(self, indices: np.ndarray) -> np.ndarray | None:
+        """Return pictures (n, H, W, 3) uint8 of some records for the report, or ``None`` where there are none."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Return plain facts about the data for the report."""
         return {"samples": len(self._records())}

@@ -20,6 +20,7 @@ from datamodules.plants_decoded import Decoded, DecodedImages, stamp_of
 from datamodules.plants_filters import Licences, keep_rows
 from datamodules.plants_hub import HubImages
 from datamodules.plants_images import Framing, Interpolation, timm_picture
+from datamodules.plants_judging import class_levels, facets
 from datamodules.plants_records import Columns, largest_classes, read_source
 from datamodules.plants_saliency import smart_box
 from datamodules.plants_split import explain, write_parts
@@ -259,6 +260,18 @@ class PlantsData(SplitDataModule):
     def write_parts(self, folder: Path, table: pd.DataFrame) -> dict[str, int]:
         """Write the parts as JSON Lines, with attributions."""
         return write_parts(folder, self._records(), table, self.pixels, self.columns)
+
+    def facets(self) -> dict[str, np.ndarray]:
+        """Return how rare the species of each record is in training, and its region."""
+        return facets(self._records(), self._labels(), self.class_counts("train"))
+
+    def class_levels(self) -> dict[str, list[str]]:
+        """Return the genus and family of each species, as far as the records state them."""
+        return class_levels(self._records(), self.class_names)
+
+    def pictures(self, indices: np.ndarray) -> np.ndarray:
+        """(n, image_size, image_size, 3) uint8 of some records, as judged."""
+        return self._views(indices).transpose(0, 2, 3, 1)
 
     def apply_split(self, table: pd.DataFrame) -> None:
         """Take a split; simple models that were fitted on another one are forgotten."""

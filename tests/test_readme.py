@@ -61,9 +61,9 @@ def test_a_command_without_a_config_names_files_and_options_that_exist(words):
     assert given <= own
 
 
-@pytest.mark.parametrize("name", ["tiny.npz", "tiny.csv"])
-def test_the_tiny_sample_can_be_made(name):
-    code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and name in line)
+@pytest.mark.parametrize(("word", "name"), [("npz", "tiny.npz"), ("csv", "tiny.csv"), ("plants(", "tiny/plants.jsonl")])
+def test_the_tiny_sample_can_be_made(word, name):
+    code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and word in line)
     exec(code, {})
     assert Path(name).stat().st_size > 1000
 

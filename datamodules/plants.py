@@ -24,6 +24,7 @@ from datamodules.plants_judging import class_levels, facets
 from datamodules.plants_records import Columns, largest_classes, read_source
 from datamodules.plants_saliency import smart_box
 from datamodules.plants_split import explain, write_parts
+from datamodules.plants_teachers import TaughtDataset, Teachers, combined
 from datamodules.samplers import Batch, IndexBatch
 from datamodules.synthetic.plants import make_plants
 
@@ -74,6 +75,7 @@ class PlantsData(SplitDataModule):
         sample_weights: CSV (id, weight) of how much each training sample counts.
         predict_part: ``predict`` answers for this part of the run's own split, in place of ``predict_path``.
         curriculum: Easy training samples first, by the predictions of another run.
+        teachers: Stored predictions that a student learns from.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class PlantsData(SplitDataModule):
         sample_weights: str | None = None,
         predict_part: Literal["train", "val", "calib"] | None = None,
         curriculum: Curriculum | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -129,7 +132,7 @@ class PlantsData(SplitDataModule):
         self.predict_path, self.columns, self.image_cache, self.decoded = predict_path, columns, image_cache, decoded
         self.image_size, self.crop, self.interpolation = timm_picture(timm_config, image_size, crop, interpolation)
         self.framing, self.min_side, self.max_side = framing, min_side, max_side
-        self.regions, self.licences = regions, licences
+        self.regions, self.licences, self.teachers = regions, licences, teachers
         self.bad_pictures, self.conflicts, self.near_distance = bad_pictures, conflicts, near_distance
         self.min_images_per_class, self.augment, self.simple_models = min_images_per_class, augment, simple_models
         self.synthetic_samples, self.synthetic_species = synthetic_samples, synthetic_species
@@ -138,6 +141,7 @@ class PlantsData(SplitDataModule):
         self.pixels = np.zeros((0, 3, self.stored_size, self.stored_size), np.uint8)
         self._findings: list[Finding] = []
         self._simple = PlantsBaselines()
+        self._taught: np.ndarray | None = None
 
     # reading
 
@@ -243,7 +247,16 @@ class PlantsData(SplitDataModule):
         records = self._records()
         y = self.y if self.y is not None else np.full(len(records), IGNORE)
         draws = self.augment.draws if train else 0
-        return PlantsDataset(self.pixels, records["row"].to_numpy(np.int64), y, self.image_size, draws, self.seed)
+        made = PlantsDataset(self.pixels, records["row"].to_numpy(np.int64), y, self.image_size, draws, self.seed)
+        return TaughtDataset(made, self._teaching()) if train and self.teachers is not None else made
+
+    def _teaching(self) -> np.ndarray:
+        """(N, C) float32: what the teachers said about each training record."""
+        if self._taught is None:
+            assert self.teachers is not None and self.table is not None
+            ids, parts = self._records()["id"].tolist(), self.table["part"].tolist()
+            self._taught = combined(self.teachers, ids, parts, self.class_names, self._origins())
+        return self._taught
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch where it lies; others pass."""
@@ -276,7 +289,7 @@ class PlantsData(SplitDataModule):
     def apply_split(self, table: pd.DataFrame) -> None:
         """Take a split; simple models that were fitted on another one are forgotten."""
         super().apply_split(table)
-        self._simple = PlantsBaselines()
+        self._simple, self._taught = PlantsBaselines(), None
 
     def baselines(self, part: str) -> dict[str, np.ndarray | None]:
         """Return probabilities (n, num_classes) on a part, by models fitted on the training part alone."""

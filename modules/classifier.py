@@ -81,6 +81,10 @@ class Classifier(System):
         """Return mixed inputs of the network and their soft targets (B, C)."""
         return mixup(inputs, batch["y"], self.hparams["num_classes"], self.mixup_alpha, rng)
 
+    def sample_loss(self, logits: Tensor, target: Tensor, batch: Batch) -> Tensor:
+        """Return the training loss of each sample (B,)."""
+        return self.loss(logits, target)
+
     def auxiliary_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, Tensor]]:
         """Return the weight and the per-sample values (B,) of each further loss, by name."""
         return {}
@@ -104,7 +108,7 @@ class Classifier(System):
             target = self.target(batch)
         outputs = self.net(**inputs)  # type: ignore[misc]
         logits = logits_of(outputs)
-        per_sample = self.loss(logits, target)
+        per_sample = self.sample_loss(logits, target, batch)
         real = (batch["weight"] > 0).float()
         self.train_loss.update(per_sample.detach(), real)
         self.train_accuracy.update((self.scores(logits).argmax(1) == y).float(), real)

@@ -1,6 +1,5 @@
 """`plants`: a picture to its species, by any backbone of timm."""
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from modules.losses import CrossEntropy
 from modules.mixup import mix_targets, mixup, one_hot
 from modules.nets.plants import Frozen, PlantsNet
 from modules.optim import parameter_groups
+from modules.plants_weights import read_weights
 
 
 class PlantsClassifier(Classifier):
@@ -120,7 +120,7 @@ class PlantsClassifier(Classifier):
 
     def _start_from(self, path: str) -> None:
         try:
-            self.dropped = self.plants_net.load(_read_weights(path))
+            self.dropped = self.plants_net.load(read_weights(path))
         except ValueError as error:
             raise ClassMapError(f"init_from={path}: {error}") from error
         left = f"left out, for the classes differ: {', '.join(self.dropped)}" if self.dropped else "all of them"
@@ -210,28 +210,3 @@ def cutmix(image: Tensor, y: Tensor, num_classes: int, alpha: float, rng: np.ran
     mixed = torch.where(box & paired.view(-1, 1, 1, 1), image[pairs], image)
     kept = torch.where(paired, 1.0 - high * wide / (height * width), 1.0)
     return {"image": mixed}, mix_targets(one_hot(y, num_classes), pairs, kept)
-
-
-def _read_weights(path: str) -> dict[str, Tensor]:
-    """Read the weights of a network of this system: a checkpoint, or a file of weights; never code.
-
-    Raises:
-        ClassMapError: The file cannot be read, or holds no such network.
-    """
-    try:
-        if Path(path).suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format raises its own kind
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ClassMapError(f"init_from={path}: cannot be read as weights ({first}): give best.ckpt or "
-                            "weights.safetensors of a run") from error  # fmt: skip
-    state = found.get("state_dict", found)
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    for prefix in ("net.model.", "model."):
-        if any(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
-    return tensors

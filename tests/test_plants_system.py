@@ -1,16 +1,19 @@
 """The classifier of `plants`: sizes of the brief, what is frozen, how fast blocks learn, where weights come from."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from modules.base import ClassMapError
 from modules.losses_deferred import Deferred
 from modules.nets.plants import PlantsNet
 from modules.plants import PlantsClassifier, cutmix
+from tests.running import run
 
 
 def adamw(params):
@@ -77,8 +80,7 @@ def test_layer_decay_gives_each_block_its_rate_and_each_parameter_one_group():
 
 
 def step(model, images):
-    """One training step by hand."""
-    model.train()
+    """One training step by hand, in the modes that a Trainer finds."""
     optimizer = adamw([p for p in model.parameters() if p.requires_grad])
     torch.nn.functional.cross_entropy(model.net(images), torch.arange(4)).backward()
     optimizer.step()
@@ -221,6 +223,26 @@ def test_a_batch_is_mixed_by_one_of_both_or_not_at_all():
         kinds["cutmix" if found.all() else "mixup"] += 1
     assert 20 <= kinds["plain"] <= 40 and min(kinds.values()) >= 6
     assert not system().mixes and not system(mixup_alpha=1.0, mix_probability=0.0).mixes
+
+
+@pytest.mark.slow
+def test_planted_species_are_learnt_and_a_second_stage_trains_the_head_alone():
+    """A small network, then the second stage of decoupled training on its features."""
+    words = ["--data.synthetic_samples", "420", "--data.synthetic_species", "8", "--data.simple_models", "false"]
+    words += ["--model.backbone", "test_resnet", "--trainer.max_epochs", "16"]
+    run(["fit", *words, "--name", "first"], system="plants")
+    first = json.loads(Path("runs/plants/first/fit/metrics.json").read_text(encoding="utf-8"))
+    majority = first["baselines"]["majority"]["values"]
+    assert first["values"]["accuracy"] > majority["accuracy"] + 0.25
+    assert first["values"]["macro_f1"] > majority["macro_f1"] + 0.2
+
+    stage = ["--model.init_from", "runs/plants/first/checkpoints/best.ckpt", "--model.frozen", "backbone"]
+    stage += ["--model.reset_head", "true", "--data.balanced", "true", "--trainer.max_epochs", "4"]
+    run(["fit", *words, *stage, "--name", "second"], system="plants")
+    one, two = (load_file(f"runs/plants/{name}/weights.safetensors") for name in ("first", "second"))
+    assert {name for name in one if not torch.equal(one[name], two[name])} == {"model.fc.weight", "model.fc.bias"}
+    second = json.loads(Path("runs/plants/second/fit/metrics.json").read_text(encoding="utf-8"))
+    assert second["values"]["accuracy"] > majority["accuracy"] + 0.15
 
 
 # -- weights that set in late -----------------------------------------------------------------------------------------

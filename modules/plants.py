@@ -118,6 +118,11 @@ class PlantsClassifier(Classifier):
         if self.init_from is not None:
             self._start_from(self.init_from)
 
+    def on_train_start(self) -> None:
+        """Put what is frozen in judging mode: a Trainer takes the modes as it finds them, and warns of it before."""
+        super().on_train_start()
+        self.plants_net.train()
+
     def _start_from(self, path: str) -> None:
         try:
             self.dropped = self.plants_net.load(read_weights(path))

@@ -80,7 +80,8 @@ def test_layer_decay_gives_each_block_its_rate_and_each_parameter_one_group():
 
 
 def step(model, images):
-    """One training step by hand, in the modes that a Trainer finds."""
+    """One training step by hand."""
+    model.train()
     optimizer = adamw([p for p in model.parameters() if p.requires_grad])
     torch.nn.functional.cross_entropy(model.net(images), torch.arange(4)).backward()
     optimizer.step()
@@ -237,7 +238,7 @@ def test_planted_species_are_learnt_and_a_second_stage_trains_the_head_alone():
     assert first["values"]["macro_f1"] > majority["macro_f1"] + 0.2
 
     stage = ["--model.init_from", "runs/plants/first/checkpoints/best.ckpt", "--model.frozen", "backbone"]
-    stage += ["--model.reset_head", "true", "--data.balanced", "true", "--trainer.max_epochs", "4"]
+    stage += ["--model.reset_head", "true", "--data.balanced", "true", "--trainer.max_epochs", "8"]
     run(["fit", *words, *stage, "--name", "second"], system="plants")
     one, two = (load_file(f"runs/plants/{name}/weights.safetensors") for name in ("first", "second"))
     assert {name for name in one if not torch.equal(one[name], two[name])} == {"model.fc.weight", "model.fc.bias"}

@@ -62,7 +62,6 @@ class PlantsNet(nn.Module):
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         self._still = self._freeze()
-        self.train()  # a Trainer leaves the modes of modules as it finds them
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, C).

@@ -53,7 +53,9 @@ def decode(content: bytes, min_side: int, max_side: int, wanted: int | None = No
             return _rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError as error:
         raise BadPicture("not a picture that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise BadPicture(f"too many pixels to unpack, the longer side may have {max_side}") from error
+    except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, BadPicture):
             raise
         raise BadPicture(f"broken or cut short ({error})") from error

@@ -178,3 +178,25 @@ def test_the_share_of_the_teachers_changes_the_loss_of_known_samples_only():
     assert float(mixed[1]) == pytest.approx(float(hard[1]))
     with pytest.raises(ValueError, match="alpha in"):
         student(1.5)
+
+
+def test_what_a_student_keeps_is_measured_on_the_same_samples(distilled):
+    from benchmarks.student import figures_of, kept
+    from callbacks.report_files import Predictions
+    from modules.nets.plants import PlantsNet
+
+    base, _ = distilled
+    found = figures_of(base / "runs/plants_student/soft")
+    assert found["parameters"] == sum(p.numel() for p in PlantsNet("test_vit", 8, 32).parameters())
+    assert found["backbone"] == "test_vit" and found["milliseconds"] > 0
+    y = np.array([0, 1, 2, 0])
+    names = np.array(NAMES)
+
+    def said(guess, ids="wxyz"):
+        return Predictions(np.array(list(ids)), np.array(list(ids)), y, np.eye(3, dtype=np.float32)[guess], names)
+
+    accuracy = kept(said([0, 1, 2, 0]), said([0, 1, 0, 1]), 50)["accuracy"]
+    assert accuracy["value"] == 0.5 and accuracy["difference"][0] == -0.5
+    assert accuracy["difference"][1] <= -0.5 <= accuracy["difference"][2] <= 0
+    with pytest.raises(DataError, match="other samples"):
+        kept(said([0, 1, 2, 0]), said([0, 1, 2, 0], "abcd"), 50)

@@ -72,7 +72,7 @@ def test_other_commands_name_modules_that_exist():
     from importlib.util import find_spec
 
     modules = {name for line in LINES for name in re.findall(r"python -m ([\w.]+)", line)} - {"venv", "pytest"}
-    assert modules == {"lightning_project", "lightning_project.dashboard", "benchmarks.loop"}
+    assert modules == {"lightning_project", "lightning_project.dashboard", "benchmarks.loop", "benchmarks.student"}
     assert all(find_spec(name) for name in modules)
 
 

@@ -20,6 +20,11 @@ from datamodules.errors import DataError
 from modules import statistics
 
 ROUNDS, WARM = 100, 10
+SOURCES = (
+    *("benchmarks/student.py", "modules/plants.py", "modules/plants_student.py", "modules/losses_distillation.py"),
+    *("datamodules/plants_teachers.py", "configs/plants.yaml", "configs/plants_student.yaml"),
+    "configs/variants/plants_student_distilled.yaml",
+)
 
 
 def latency(net: torch.nn.Module, size: int) -> float:
@@ -72,15 +77,17 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = {str(run): figures_of(run) | kept(tested[0], found, given.bootstrap)
             for run, found in zip(given.runs, tested, strict=True)}  # fmt: skip
     first = next(iter(rows.values()))
-    print(f"{'run':<40} {'parameters':>12} {'ms':>7} {'accuracy':>9} {'kept':>7}   minus the first (95 %)")
+    print(f"{'run':<40} {'parameters':>12} {'ms':>7} {'accuracy':>9} {'kept':>7}  minus the first (95 %)")
     for name, row in rows.items():
         accuracy = row["accuracy"]
         difference, low, high = accuracy["difference"]
-        print(f"{name:<40} {row['parameters']:>12,} {row['milliseconds']:>7.2f} {accuracy['value']:>9.3f} "
-              f"{accuracy['value'] / first['accuracy']['value']:>7.1%}   {difference:+.3f} ({low:+.3f} to {high:+.3f})")  # fmt: skip
+        share = accuracy["value"] / first["accuracy"]["value"]
+        print(
+            f"{name:<40} {row['parameters']:>12,} {row['milliseconds']:>7.2f} {accuracy['value']:>9.3f} {share:>7.1%}  "
+            f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        )
     if given.record:
-        sources = [ROOT / name for name in ("benchmarks/student.py", "modules/plants_student.py", "modules/plants.py",
-                                            "modules/losses_distillation.py", "datamodules/plants_teachers.py")]  # fmt: skip
+        sources = [ROOT / name for name in SOURCES]
         seeds = [int(read_json(run / "run.json")["seed"]) for run in given.runs]
         command = "python -m benchmarks.student " + " ".join(map(str, given.runs))
         print(f"written: {write_record(given.record, command, sources, {'synthetic': 0}, seeds, {'runs': rows})}")

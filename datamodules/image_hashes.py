@@ -36,7 +36,11 @@ def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.bitwise_count(one ^ other).sum(axis=1, dtype=np.int64)
 
 
-def near_hashes(hashes: np.ndarray, most: int) -> np.ndarray:
+class TooAlikeError(ValueError):
+    """More pairs are within a distance than can be held: the pictures are alike by nature."""
+
+
+def near_hashes(hashes: np.ndarray, most: int, limit: int = 5_000_000) -> np.ndarray:
     """Return all pairs of pictures whose hashes differ by at most so many bits.
 
     All pairs are compared, by matrix products of hashes written as -1 and 1 (whose product is 256 - 2 x distance, exact
@@ -46,14 +50,18 @@ def near_hashes(hashes: np.ndarray, most: int) -> np.ndarray:
     Args:
         hashes: (N, 4) uint64.
         most: Largest distance, from 0 to 255.
+        limit: Most pairs.
 
     Returns:
         (P, 2) indices, i < j, in order of i.
+
+    Raises:
+        TooAlikeError: There are more.
     """
     if not 0 <= most < BITS:
         raise ValueError(f"the largest distance of two hashes lies in [0, {BITS}), got {most}")
     signs = torch.from_numpy(np.unpackbits(hashes.view(np.uint8), axis=1)).float() * 2 - 1
-    least, pairs = BITS - 2 * most, []
+    least, count, pairs = BITS - 2 * most, 0, []
     for i in range(0, len(signs), BLOCK):
         left = signs[i : i + BLOCK]
         for j in range(i, len(signs), BLOCK):
@@ -62,5 +70,8 @@ def near_hashes(hashes: np.ndarray, most: int) -> np.ndarray:
                 continue
             found = torch.nonzero(product >= least).numpy() + np.array([i, j])
             pairs.append(found[found[:, 0] < found[:, 1]])
+            count += len(pairs[-1])
+            if count > limit:
+                raise TooAlikeError(f"more than {limit:,} pairs of pictures differ by at most {most} of {BITS} bits")
     rows = np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
     return rows[np.lexsort((rows[:, 1], rows[:, 0]))]

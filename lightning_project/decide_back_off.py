@@ -49,7 +49,7 @@ def back_off(folder: Path, calib: Predictions, test: Predictions, answers: float
     shares = dict.fromkeys(["class", *levels], 0.0)
     if threshold is None:
         return {"threshold": None, "answered": 0.0, "accuracy": None, "levels": shares}
-    level, right = breakdown.back_off(test.prob, test.y, levels, threshold)
+    level, right = breakdown.BackOff(test.prob, test.y, levels).answers(threshold)
     sure = level >= 0
     return {
         "threshold": threshold,

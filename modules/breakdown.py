@@ -54,6 +54,13 @@ def _mean_recall(prob: np.ndarray, y: np.ndarray) -> float:
     return float(right.groupby(y[y >= 0]).mean().mean()) if len(right) else float("nan")
 
 
+def codes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the names of the G coarser classes, sorted, and which of them each class belongs to (C,)."""
+    alone = [name or f"(class {i})" for i, name in enumerate(names)]
+    unique, code = np.unique(np.array(alone, dtype=str), return_inverse=True)
+    return unique.tolist(), code
+
+
 def coarse(prob: np.ndarray, y: np.ndarray, names: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Add up the probabilities of the classes of each coarser class.
 
@@ -65,11 +72,11 @@ def coarse(prob: np.ndarray, y: np.ndarray, names: Sequence[str]) -> tuple[list[
     Returns:
         Names of the G coarser classes, their probabilities (N, G), and the labels (N,); negative ones stay.
     """
-    alone = [name or f"(class {i})" for i, name in enumerate(names)]
-    unique, code = np.unique(np.array(alone, dtype=str), return_inverse=True)
-    summed = np.zeros((len(prob), len(unique)))
-    np.add.at(summed.T, code, prob.astype(np.float64).T)
-    return unique.tolist(), summed, np.where(y >= 0, code[np.maximum(y, 0)], y)
+    unique, code = codes(names)
+    order = np.argsort(code, kind="stable")
+    first = np.searchsorted(code[order], np.arange(len(unique)))
+    summed = np.add.reduceat(prob[:, order].astype(np.float64), first, axis=1)
+    return unique, summed, np.where(y >= 0, code[np.maximum(y, 0)], y)
 
 
 def by_level(prob: np.ndarray, y: np.ndarray, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -84,8 +91,7 @@ def by_level(prob: np.ndarray, y: np.ndarray, levels: Mapping[str, Sequence[str]
     rows = [{"level": "class", "classes": prob.shape[1], "accuracy": float((~wrong).mean()), "of_errors": 0.0}]
     for level, names in levels.items():
         unique, summed, truth = coarse(prob, y, names)
-        code = coarse(np.eye(prob.shape[1]), np.arange(prob.shape[1]), names)[2]
-        near = wrong & (code[guess] == truth)
+        near = wrong & (codes(names)[1][guess] == truth)
         share = float(near.sum() / wrong.sum()) if wrong.any() else float("nan")
         accuracy = float((summed.argmax(axis=1) == truth).mean())
         rows.append({"level": level, "classes": len(unique), "accuracy": accuracy, "of_errors": share})
@@ -107,7 +113,7 @@ def needs(prob: np.ndarray, y: np.ndarray, counts: np.ndarray, names: Sequence[s
     """
     keep = y >= 0
     unique, _, truth = coarse(prob[keep], y[keep], names)
-    code = coarse(np.eye(len(counts)), np.arange(len(counts)), names)[2]
+    code = codes(names)[1]
     right = prob[keep].argmax(axis=1) == y[keep]
     n = np.bincount(truth, minlength=len(unique))
     hits = np.bincount(truth[right], minlength=len(unique))
@@ -118,27 +124,27 @@ def needs(prob: np.ndarray, y: np.ndarray, counts: np.ndarray, names: Sequence[s
     return frame.sort_values(["recall", "train_per_class"], kind="stable", na_position="last").reset_index(drop=True)
 
 
-def back_off(
-    prob: np.ndarray, y: np.ndarray, levels: Mapping[str, Sequence[str]], threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Answer at the finest level whose probability reaches a threshold.
+class BackOff:
+    """Answers at the finest level whose probability reaches a threshold.
 
     Args:
         prob: Probabilities (N, C).
         y: Class indices (N,).
         levels: Coarser classes of the classes, finest level first.
-        threshold: Least probability of an answer.
-
-    Returns:
-        (N,) level of each answer: 0 = the class itself, 1, 2, ... the levels, -1 = no answer; (N,) whether it is right.
     """
-    level = np.where(prob.max(axis=1) >= threshold, 0, -1)
-    right = prob.argmax(axis=1) == y
-    for place, names in enumerate(levels.values(), 1):
-        _, summed, truth = coarse(prob, y, names)
-        now = (level == -1) & (summed.max(axis=1) >= threshold)
-        level[now], right[now] = place, (summed.argmax(axis=1) == truth)[now]
-    return level, right & (level >= 0)
+
+    def __init__(self, prob: np.ndarray, y: np.ndarray, levels: Mapping[str, Sequence[str]]) -> None:
+        self.names = ["class", *levels]
+        each = [(prob, y)] + [coarse(prob, y, names)[1:] for names in levels.values()]
+        self._sure = np.stack([summed.max(axis=1) for summed, _ in each])  # (levels, N)
+        self._right = np.stack([summed.argmax(axis=1) == truth for summed, truth in each])
+
+    def answers(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return (N,) level of each answer, an index into ``names``, -1 = no answer; (N,) whether it is right."""
+        reached = self._sure >= threshold
+        level = np.where(reached.any(axis=0), reached.argmax(axis=0), -1)
+        right = np.take_along_axis(self._right, np.maximum(level, 0)[None], axis=0)[0]
+        return level, right & (level >= 0)
 
 
 def back_off_threshold(
@@ -152,8 +158,9 @@ def back_off_threshold(
     keep = y != -1
     if not keep.any() or not 0 < accuracy <= 1:
         raise ValueError(f"need a labelled sample and an accuracy in (0, 1], got {int(keep.sum())} and {accuracy}")
+    made = BackOff(prob[keep], y[keep], levels)
     for threshold in np.arange(1, 100) / 100:
-        level, right = back_off(prob[keep], y[keep], levels, threshold)
+        level, right = made.answers(threshold)
         if (level >= 0).any() and right[level >= 0].mean() >= accuracy:
             return float(threshold)
     return None
@@ -164,11 +171,11 @@ def back_off_table(
 ) -> pd.DataFrame:
     """Return one row a threshold: threshold, answered, accuracy (of the answers), and the share of each level."""
     keep = y != -1
-    rows = []
+    made, rows = BackOff(prob[keep], y[keep], levels), []
     for threshold in thresholds:
-        level, right = back_off(prob[keep], y[keep], levels, threshold)
+        level, right = made.answers(threshold)
         answered = level >= 0
         row = {"threshold": threshold, "answered": float(answered.mean()),
                "accuracy": float(right[answered].mean()) if answered.any() else float("nan")}  # fmt: skip
-        rows.append(row | {name: float((level == i).mean()) for i, name in enumerate(["class", *levels])})
+        rows.append(row | {name: float((level == i).mean()) for i, name in enumerate(made.names)})
     return pd.DataFrame(rows)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modules.breakdown import back_off, back_off_table, back_off_threshold, by_kind, by_level, coarse, needs
+from modules.breakdown import BackOff, back_off_table, back_off_threshold, by_kind, by_level, coarse, needs
 
 GENUS = ["A", "A", "B", ""]
 FAMILY = ["F", "F", "F", "F"]
@@ -58,10 +58,10 @@ def test_what_needs_data_by_hand():
 
 def test_back_off_answers_at_the_finest_level_that_is_sure():
     levels = {"genus": GENUS, "family": FAMILY}
-    level, right = back_off(PROB, Y, levels, 0.55)
+    level, right = BackOff(PROB, Y, levels).answers(0.55)
     assert level.tolist() == [0, 0, 1, 0, 2, 0]
     assert right[:5].tolist() == [True, False, True, True, False]
-    level, right = back_off(PROB, Y, {"genus": GENUS}, 0.75)
+    level, right = BackOff(PROB, Y, {"genus": GENUS}).answers(0.75)
     assert level.tolist() == [1, 1, -1, -1, -1, 0] and right[:5].tolist() == [True, True, False, False, False]
 
 
@@ -74,9 +74,25 @@ def test_a_table_of_back_off_and_its_threshold():
     assert back_off_threshold(PROB, Y, levels, 0.4) == 0.01
     found = back_off_threshold(PROB, Y, levels, 0.8)
     assert found == 0.61  # row 1 falls back to its genus, row 2 to its family, and are right
-    level, right = back_off(PROB[:5], Y[:5], levels, found)
+    level, right = BackOff(PROB[:5], Y[:5], levels).answers(found)
     assert right[level >= 0].mean() == 0.8
     assert back_off_threshold(PROB, Y, {"genus": GENUS}, 0.99) == 0.61  # two rows are not answered then
     assert back_off_threshold(PROB[:1], Y[1:2], {}, 0.5) is None
     with pytest.raises(ValueError, match="labelled"):
         back_off_threshold(PROB, np.full(6, -1), levels, 0.5)
+
+
+def test_thousands_of_classes_leave_a_report_that_can_be_read():
+    """A picture shows the classes with the most mistakes; the cells of a large matrix that are zero are not written."""
+    from callbacks.report_stage import confusion_pairs, legible
+
+    matrix = np.zeros((1500, 1500), np.int64)
+    matrix[np.arange(1500), np.arange(1500)] = 9
+    matrix[7, 1400], matrix[300, 7] = 2, 1
+    shown, note = legible(matrix)
+    assert len(shown) == 120 and {7, 300, 1400} <= set(shown) and "of 1,500 classes" in note
+    assert (np.diff(shown) > 0).all()
+    assert legible(matrix[:60, :60])[0].tolist() == list(range(60)) and not legible(matrix[:60, :60])[1]
+    pairs = confusion_pairs(matrix, [f"c{i}" for i in range(1500)])
+    assert len(pairs) == 1502 and pairs["count"].sum() == matrix.sum()
+    assert pairs[pairs["truth"] != pairs["prediction"]].to_numpy().tolist() == [["c7", "c1400", 2], ["c300", "c7", 1]]

@@ -30,11 +30,17 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
                 for name in ("confusion", "per_class", "calibration", "examples", "errors")
                 if (root / stage / f"{name}.png").is_file()
             }
+            closer = {
+                f"{stage}/{path.stem}_table": wandb.Table(dataframe=pd.read_csv(path, keep_default_na=False))
+                for path in sorted((root / stage).glob("*.csv"))
+                if path.stem in ("breakdown", "levels", "back_off") or path.stem.startswith("needs_")
+            }
             page = html.escape((root / "REPORT.md").read_text(encoding="utf-8"))
             run = logger.experiment
             run.log(
                 {
                     **pictures,
+                    **closer,
                     f"{stage}/per_class_table": wandb.Table(dataframe=table),
                     f"{stage}/mistakes_table": wandb.Table(dataframe=wrong),
                     "report": wandb.Html(f"<pre>{page}</pre>"),

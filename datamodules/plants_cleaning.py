@@ -166,15 +166,17 @@ def _near(records: pd.DataFrame, pixels: np.ndarray, most: int) -> tuple[np.ndar
     differ = (labels[pairs[:, 0]] != labels[pairs[:, 1]]) & (labels[pairs] != "").all(axis=1)
     same, other = pairs[~differ], pairs[differ]
     message = f"{len(same)} pairs of pictures are nearly the same; each pair is in one group, so no split divides it."
-    found = _pairs("near_copies", "info", message, records, same)
+    if not len(same):
+        message = "No two pictures of one class are nearly the same."
+    found = [_pairs("near_copies", "info", message, records, same)]
     message = f"{len(other)} pairs of pictures are nearly the same, under different labels. Look at them: one is wrong."
-    return same, found + _pairs("near_copies_disagree", "warning", message, records, other)
+    return same, found + ([_pairs("near_copies_disagree", "warning", message, records, other)] if len(other) else [])
 
 
 def _pairs(
     kind: str, severity: Literal["warning", "info"], message: str, records: pd.DataFrame, pairs: np.ndarray
-) -> list[Finding]:
+) -> Finding:
     ids, labels = records["id"].to_numpy(str), records["label"].to_numpy(str)
     lines = [f"{ids[a]} ({labels[a]}) ~ {ids[b]} ({labels[b]})" for a, b in pairs[:STORED].tolist()]
     listed = ids[np.unique(pairs)].tolist()[:STORED]
-    return [Finding(kind, severity, message, len(pairs), listed, lines)] if len(pairs) else []
+    return Finding(kind, severity, message, len(pairs), listed, lines)

@@ -12,6 +12,8 @@ from callbacks import report_plots as plots
 from modules import statistics
 
 MISTAKES = 100  # rows of the table of mistakes
+LEGIBLE = 120  # classes that a picture has room for
+DENSE = 1000  # classes of a confusion matrix that is written cell by cell
 _OF_THE_HOUSE = ("id", "group", "hash", "label", "given", "augmented_from", "source")  # columns of all records
 RESULT_NAMES = {
     "weighted_f1": "Weighted-F1",
@@ -78,6 +80,27 @@ def write_samples(
     files.write_csv(folder / "mistakes.csv", mistakes(found, records))
 
 
+def legible(matrix: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the classes that a picture can show, in their order, and what it has to say where that is not all.
+
+    Args:
+        matrix: Confusion matrix (C, C).
+    """
+    count = len(matrix)
+    if count <= LEGIBLE:
+        return np.arange(count), ""
+    wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    worst = np.argsort(-wrong, kind="stable")[:LEGIBLE]
+    return np.sort(worst), f"; the {LEGIBLE} of {count:,} classes with the most mistakes"
+
+
+def confusion_pairs(matrix: np.ndarray, names: list[str]) -> pd.DataFrame:
+    """Return the cells of a confusion matrix (C, C) that are not zero: truth, prediction, count."""
+    rows, columns = np.nonzero(matrix)
+    known = np.array(names, dtype=object)
+    return pd.DataFrame({"truth": known[rows], "prediction": known[columns], "count": matrix[rows, columns]})
+
+
 def write_stage(
     root: Path,
     stage: str,
@@ -95,12 +118,16 @@ def write_stage(
     table = per_class_table(found)
     files.write_csv(folder / "per_class.csv", table, index=True)
     matrix = statistics.confusion(found.prob, found.y, len(names))
-    files.write_csv(folder / "confusion.csv", pd.DataFrame(matrix.astype(int)), header=False)
-    files.write_figure(
-        folder / "confusion.png", plots.confusion(matrix, names, f"Confusion matrix, {where} ({metrics['n']} samples)")
-    )
-    classes = table.iloc[: len(names)].rename_axis("class").reset_index()
-    files.write_figure(folder / "per_class.png", plots.per_class(classes, f"Classes on {where}"))
+    if len(names) <= DENSE:
+        files.write_csv(folder / "confusion.csv", pd.DataFrame(matrix.astype(int)), header=False)
+    else:  # tens of millions of zeros
+        files.write_csv(folder / "confusion_pairs.csv", confusion_pairs(matrix, names))
+    shown, note = legible(matrix)
+    title = f"Confusion matrix, {where} ({metrics['n']} samples{note})"
+    picture = plots.confusion(matrix[np.ix_(shown, shown)], [names[i] for i in shown], title)
+    files.write_figure(folder / "confusion.png", picture)
+    classes = table.iloc[shown].rename_axis("class").reset_index()
+    files.write_figure(folder / "per_class.png", plots.per_class(classes, f"Classes on {where}{note}"))
     bins = statistics.reliability(found.prob, found.y)
     confidence, accuracy, count = (bins[name].to_numpy() for name in ("confidence", "accuracy", "count"))
     picture = plots.calibration(confidence, accuracy, count, values["ece"], f"Calibration on {where}")

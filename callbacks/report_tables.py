@@ -11,6 +11,8 @@ from callbacks import report_plots as plots
 from callbacks.report_metrics import FEW
 from callbacks.report_targets import REACHED, aim
 
+LISTED = 40  # classes in a sentence
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """Format a number; a missing one is a dash."""
@@ -125,7 +127,8 @@ def classes(root: Path, stage: str, metrics: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"**Too few samples to say anything** (fewer than {FEW} in this part): "
-            + "; ".join(metrics["support_warnings"])
+            + "; ".join(metrics["support_warnings"][:LISTED])
+            + (f"; and {len(rest):,} more classes" if (rest := metrics["support_warnings"][LISTED:]) else "")
             + ".",
         ]
     return "\n".join(

@@ -6,6 +6,7 @@ from typing import Any
 
 from callbacks import report_files as files
 from callbacks import report_tables as tables
+from callbacks.report_breakdown import section
 from callbacks.report_tables import number, table
 from callbacks.report_targets import REACHED, aim
 
@@ -166,6 +167,7 @@ def report(root: Path, shown: str) -> str:
     if run.get("targets"):
         parts.append(targets(run))
     parts.append(tables.classes(root, stage, metrics[stage]))
+    parts += [closer] if (closer := section(root, stage)) else []
     if (root / "curves.png").is_file():
         parts.append("## Course\n\n![curves](curves.png)")
     parts += [

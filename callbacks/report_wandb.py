@@ -8,9 +8,12 @@ from pathlib import Path
 import pandas as pd
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-# what a stage may have written; those of classes, then those of text
-PICTURES = ("confusion", "per_class", "calibration", "distance", "attention", "slots")
-TABLES = ("per_class", "mistakes", "results", "by_distance", "by_position", "panel", "samples")
+# what a stage may have written; those of classes, of pictures, of text
+PICTURES = ("confusion", "per_class", "calibration", "examples", "errors", "distance", "attention", "slots")
+TABLES = (
+    *("per_class", "mistakes", "results", "breakdown", "levels", "back_off", "needs_*"),
+    *("by_distance", "by_position", "panel", "samples"),
+)
 
 
 def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
@@ -34,8 +37,8 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
             }
             tables = {
                 f"{stage}/{path.stem}_table": wandb.Table(dataframe=_read(path))
-                for path in (root / stage / f"{name}.csv" for name in TABLES)
-                if path.is_file()
+                for name in TABLES
+                for path in sorted((root / stage).glob(f"{name}.csv"))
             }
             page = html.escape((root / "REPORT.md").read_text(encoding="utf-8"))
             run = logger.experiment

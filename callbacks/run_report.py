@@ -16,6 +16,7 @@ from torch import Tensor
 from callbacks import report_files as files
 from callbacks import report_metrics, report_settings, report_stage, report_tables, report_text, report_wandb
 from callbacks.report_baselines import simple_models
+from callbacks.report_breakdown import write_breakdown
 from callbacks.report_environment import environment
 from callbacks.report_language import LanguageJudgement
 from callbacks.report_targets import Target, judge
@@ -291,6 +292,7 @@ class RunReport(pl.Callback):
         run = self._write_facts(trainer, pl_module, facts)
         report_stage.write_stage(root, stage, real, metrics, run, log)
         report_stage.write_samples(root / stage, part, real, baselines, _data(trainer).records)
+        write_breakdown(root, stage, real, _data(trainer), self.top_k, self.bootstrap)
         files.write_text(root / "REPORT.md", report_text.report(root, _shown(root)))
         self._tell(trainer, root, stage, report_tables.terminal(metrics, run, stage))
 

@@ -7,29 +7,35 @@ import math
 import zlib
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
+Rounding = Literal["nearest", "down"]
 COVERED = ("train", "val", "test")  # parts that a class with three or more groups must reach
 
 
-def draw_groups(labels: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], seed: int) -> np.ndarray:
-    """Part of each row, whole groups at a time."""
+def draw_groups(
+    labels: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], seed: int, rounding: Rounding = "nearest"
+) -> np.ndarray:
+    """Part of each row, whole groups at a time; ``rounding`` is for groups of one class each."""
     pairs = pd.DataFrame({"group": groups, "label": labels}).drop_duplicates()
     if pairs["group"].is_unique:
         part_of: dict[str, str] = {}
         for label, members in pairs.groupby("label")["group"]:
-            part_of.update(_draw_class(str(label), sorted(members), shares, seed))
+            part_of.update(_draw_class(str(label), sorted(members), shares, seed, rounding))
     else:
         part_of = _draw_mixed(labels, groups, shares, seed)
     return np.array([part_of[group] for group in groups], dtype=object)
 
 
-def _draw_class(label: str, members: list[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Allocate the groups of one class by largest remainder; other classes cannot disturb the draw."""
-    counts = class_quota(len(members), shares)
+def _draw_class(
+    label: str, members: list[str], shares: Mapping[str, float], seed: int, rounding: Rounding = "nearest"
+) -> dict[str, str]:
+    """Allocate the groups of one class; other classes cannot disturb the draw."""
+    counts = class_quota(len(members), shares, rounding)
     order = np.random.default_rng([seed, zlib.crc32(label.encode())]).permutation(len(members))
     parts = [name for name, count in counts.items() for _ in range(count)]
     return {members[int(row)]: name for row, name in zip(order, parts, strict=True)}
@@ -41,13 +47,19 @@ def required_parts(n: int, shares: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(name for name in wanted if shares.get(name, 0) > 0)
 
 
-def class_quota(n: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """How many of a class's ``n`` groups each part gets: the rare rules, else the largest remainder."""
+def class_quota(n: int, shares: Mapping[str, float], rounding: Rounding = "nearest") -> dict[str, int]:
+    """How many of a class's ``n`` groups each part gets: the rare rules, else the largest remainder.
+
+    With ``down``, the rule of the plants brief, every part but train gets its share rounded down (at least one where
+    the rare rules ask for it) and train the rest.
+    """
     required = required_parts(n, shares)
     if n < 3:
         return {name: (n if len(required) == 1 else 1) for name in required}
     exact = {name: n * share for name, share in shares.items()}
     counts = {name: math.floor(value + 1e-9) for name, value in exact.items()}
+    if rounding == "down":
+        counts["train"] = n - sum(count for name, count in counts.items() if name != "train")
     by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
     for name in by_remainder[: n - sum(counts.values())]:
         counts[name] += 1

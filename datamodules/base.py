@@ -1,6 +1,7 @@
 """What every datamodule shares: records, one class map, a split that comes from outside, exact loaders."""
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -129,6 +130,26 @@ class SplitDataModule(LightningDataModule):
     def baselines(self, part: str) -> dict[str, np.ndarray | None]:
         """Return probabilities (n, C) on a part, by name of simple models fitted on train; ``None`` = not installed."""
         return {}
+
+    def split_page(self, table: pd.DataFrame) -> tuple[str, dict[str, Any]]:
+        """Return what a split lets a perfect model reach, as Markdown and as plain values, for the verb ``audit``."""
+        return "", {}
+
+    def write_parts(self, folder: Path, table: pd.DataFrame) -> dict[str, int]:
+        """Write the parts of a split as files that can be given back as data; returns the records of each file."""
+        raise DataError(f"{type(self).__name__} cannot write its parts as files: leave --write_split out")
+
+    def facets(self) -> dict[str, np.ndarray]:
+        """Return kinds of records (N,) that the report judges apart, by name, such as the region; "" = no kind."""
+        return {}
+
+    def class_levels(self) -> dict[str, list[str]]:
+        """Return a coarser class for each class (C,), by name of the level, finest first; "" = none."""
+        return {}
+
+    def pictures(self, indices: np.ndarray) -> np.ndarray | None:
+        """Return pictures (n, H, W, 3) uint8 of some records for the report, or ``None`` where there are none."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """Return plain facts about the data for the report."""

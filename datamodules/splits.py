@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from datamodules.allocation import draw_groups, draw_rows
+from datamodules.allocation import Rounding, draw_groups, draw_rows
 from datamodules.errors import DataError
 
 PARTS = ("train", "val", "calib", "test")
@@ -23,7 +23,12 @@ COLUMNS = ("id", "group", "hash", "label", "part")
 
 
 def make_split(
-    records: pd.DataFrame, *, fractions: Mapping[str, float], seed: int, group_aware: bool = True
+    records: pd.DataFrame,
+    *,
+    fractions: Mapping[str, float],
+    seed: int,
+    group_aware: bool = True,
+    rounding: Rounding = "nearest",
 ) -> pd.DataFrame:
     """Draw a stratified split in which no group crosses parts.
 
@@ -37,6 +42,7 @@ def make_split(
         seed: Non-negative; same seed and same records give the same table.
         group_aware: False draws rows one by one with sklearn's ``train_test_split`` (test first, then val, the same
             seed twice, rows in natural order of their ids): the signs brief's 555/139/174.
+        rounding: Of the groups of a class: to the nearest, or down for all parts but train (the plants brief's rule).
 
     Returns:
         The split table, in the row order of ``records``; ``attrs["moved_to_train"]`` lists classes moved out of val.
@@ -54,7 +60,9 @@ def make_split(
         if len(targets) == 1:
             part[pool] = next(iter(targets))
         elif group_aware:
-            part[pool] = draw_groups(drawn["label"].to_numpy(str), drawn["group"].to_numpy(str), targets, seed)
+            part[pool] = draw_groups(
+                drawn["label"].to_numpy(str), drawn["group"].to_numpy(str), targets, seed, rounding
+            )
         else:
             part[pool] = draw_rows(drawn["label"].to_numpy(str), drawn["id"].to_numpy(str), targets, seed)
     moved = _train_every_class(frame, part, pool, group_aware)

@@ -41,6 +41,8 @@ class Shown:
 
 
 SYSTEMS = {
+    "plants": Shown(("val/macro_f1", "test/macro_f1", "test/accuracy"), top=5),
+    "plants_student": Shown(("val/macro_f1", "test/macro_f1", "test/accuracy"), top=5),
     "signs": Shown(("val/macro_f1", "test/macro_f1", "test/accuracy")),
     "papers": Shown(
         ("val/macro_f1", "test/macro_f1", "test/accuracy"),

@@ -16,7 +16,7 @@ from callbacks import decision_plots
 from callbacks import report_files as files
 from callbacks.report_files import Predictions
 from datamodules.errors import DataError
-from lightning_project import decide_report
+from lightning_project import decide_back_off, decide_report
 from lightning_project.decide_report import Judged
 from lightning_project.members import folds_of, pooled, stored
 from modules import calibration, thresholds
@@ -138,6 +138,7 @@ def decide(
     folder = Path(out) if out else Path(run) / "decide"
     table = decide_report.table(judged, settings.positive, bootstrap)
     facts = _facts(fitted, settings, names, calibrate_on)
+    facts["back_off"] = decide_back_off.of_folds(_calibrated(fitted), answers)
     curves = [*judged.curves.items()]
     written = [files.write_csv(folder / f"{name}.csv", curve) for name, curve in curves]
     for rule, guess in judged.decisions.items():
@@ -153,6 +154,18 @@ def decide(
     ]
     print(decide_report.terminal(table, facts))
     print("written:\n" + "\n".join(f"  {path}" for path in written))
+
+
+def _calibrated(fitted: dict[str, Fitted]) -> dict[str, tuple[Path, Predictions | None, Predictions]]:
+    """Folder, calibration and test predictions of each fold, tempered."""
+    return {
+        name: (
+            fold.folder,
+            None if fold.calib is None else fold.tempered(fold.calib),
+            fold.tempered(stored(fold.folder, "test")),
+        )
+        for name, fold in fitted.items()
+    }
 
 
 def read_cost(path: str, names: Sequence[str]) -> np.ndarray:

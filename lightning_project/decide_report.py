@@ -10,6 +10,7 @@ import pandas as pd
 from callbacks.report_files import Predictions
 from callbacks.report_tables import number
 from callbacks.report_tables import table as markdown_table
+from lightning_project import decide_back_off
 from modules import statistics, thresholds
 
 LEVEL = 0.95
@@ -76,6 +77,7 @@ def terminal(frame: pd.DataFrame, facts: Mapping[str, Any]) -> str:
     columns = ["rule", "accuracy", "macro_f1", "precision", "recall", "f1", "macro_f1_difference"]
     lines = [f"precision, recall and f1 are those of {facts['positive']}; all on test"]
     lines += [frame[columns].to_string(index=False, float_format="{:.3f}".format), *_bounds(facts)]
+    lines += decide_back_off.summed(facts["back_off"])
     return "\n".join(lines)
 
 
@@ -117,6 +119,7 @@ def page(judged: Judged, frame: pd.DataFrame, facts: Mapping[str, Any], bootstra
         _thresholds(facts),
         "## Temperature and abstention",
         _calibration(judged, facts),
+        *([backed] if (backed := decide_back_off.section(facts["back_off"], facts["answers"])) else []),
     ]
     return "\n\n".join(text) + "\n"
 

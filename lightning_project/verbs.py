@@ -21,5 +21,6 @@ WITHOUT_CONFIG = {
     "compress": "make a language model smaller (int8, pruning, a student), and say what it costs",
     "serve": "answer prompts over HTTP with a language model",
     "ablate": "run a table of variants over seeds or folds and say which helped",
+    "cache": "fetch the images of records into a folder ahead of training",
 }
 VERBS = {**WITH_CONFIG, **WITHOUT_CONFIG}

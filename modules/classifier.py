@@ -78,9 +78,18 @@ class Classifier(System):
         """Return what the loss compares with: the classes (B,), or soft targets (B, C)."""
         return batch["y"]
 
+    @property
+    def mixes(self) -> bool:
+        """Whether training mixes samples at all."""
+        return self.mixup_alpha > 0
+
     def mix(self, inputs: Batch, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Tensor]:
         """Return mixed inputs of the network and their soft targets (B, C)."""
         return mixup(inputs, batch["y"], self.hparams["num_classes"], self.mixup_alpha, rng)
+
+    def sample_loss(self, logits: Tensor, target: Tensor, batch: Batch) -> Tensor:
+        """Return the training loss of each sample (B,)."""
+        return self.loss(logits, target)
 
     def auxiliary_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, tuple[float, Tensor]]:
         """Return the weight and the per-sample values (B,) of each further loss, by name."""
@@ -98,14 +107,14 @@ class Classifier(System):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the exact mean loss of the global batch (see ``IndexBatch.weight``)."""
         inputs, y = self.net_inputs(batch), batch["y"]
-        if self.mixup_alpha:
+        if self.mixes:
             key = [self.data_seed, self.current_epoch, batch_idx, self.global_rank]
             inputs, target = self.mix(inputs, batch, np.random.default_rng(key))
         else:
             target = self.target(batch)
         outputs = self.net(**inputs)  # type: ignore[misc]
         logits = logits_of(outputs)
-        per_sample = self.loss(logits, target)
+        per_sample = self.sample_loss(logits, target, batch)
         real = (batch["weight"] > 0).float()
         self.train_loss.update(per_sample.detach(), real)
         self.train_accuracy.update((self.scores(logits).argmax(1) == y).float(), real)

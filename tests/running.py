@@ -44,8 +44,15 @@ def toy(system: str) -> ModuleType:
 
 
 def variants(system: str) -> list[Path]:
-    """Return the variants of a system."""
-    return sorted((ROOT / "configs" / "variants").glob(f"{system}_*.yaml"))
+    """Return the variants of a system, without those of a system whose name begins with this one's."""
+    longer = tuple(f"{other}_" for other in SYSTEMS if other.startswith(f"{system}_"))
+    found = sorted((ROOT / "configs" / "variants").glob(f"{system}_*.yaml"))
+    return [path for path in found if not path.stem.startswith(longer)]
+
+
+def is_stage(system: str) -> bool:
+    """Tell whether a system is a further stage of another one, as `plants_student` is of `plants`."""
+    return any(system.startswith(f"{other}_") for other in SYSTEMS)
 
 
 def no_dropout(system: str) -> dict:

@@ -30,6 +30,19 @@ def test_fit_and_the_bare_loop_compute_the_same(system, tmp_path):
     assert "ratio" in text and "target at most 1.05" in text
 
 
+@pytest.mark.slow
+def test_pictures_a_second_of_the_pipeline_the_network_and_fit(tmp_path):
+    from benchmarks.common import epochs, measure
+    from benchmarks.images import describe
+
+    config = ["configs/plants.yaml", "tests/fake_data/plants_tiny.yaml"]
+    words = [*epochs(3), "--trainer.accelerator=cpu"]
+    found = measure(config, "benchmarks.images.Images", words, tmp_path)
+    assert found["epochs"] == 2 and min(found["pipeline"], found["network"], found["fit"]) > 0
+    assert found["share_of_the_slower"] == found["fit"] / min(found["pipeline"], found["network"])
+    assert "fit over the slower of the two" in describe(found) and "target at least 0.9" in describe(found)
+
+
 def test_a_constant_slowdown_is_the_ratio():
     from benchmarks.rounds import ratio_of_steps
 

@@ -40,8 +40,8 @@ def chains(paths: list[Path]) -> list:
 
 
 def system_of(variant: Path) -> Path:
-    """The complete config that a variant is laid over: the first word of its name."""
-    return ROOT / "configs" / f"{variant.stem.split('_')[0]}.yaml"
+    """The complete config that a variant is laid over: the longest one that its name begins with."""
+    return max((base for base in BASES if variant.stem.startswith(f"{base.stem}_")), key=lambda base: len(base.stem))
 
 
 @cache
@@ -84,7 +84,7 @@ def test_all_configs_are_tested():
     assert len(BASES) >= 1 and len(OVERLAYS) >= 10
     assert {path.parent.name for path in OVERLAYS} == {"variants", "machine"}
     variants = [path for path in OVERLAYS if path.parent.name == "variants"]
-    assert {system_of(path) for path in variants} == set(BASES), "the first word of a variant is its system"
+    assert {system_of(path) for path in variants} == set(BASES), "the name of a variant begins with its system's"
 
 
 @pytest.mark.parametrize("path", [*CONFIGS, *ABLATIONS], ids=name_of)

@@ -233,3 +233,37 @@ def test_the_verb_reads_the_command_line(tmp_path, run, capsys):
     assert code(words, config=False) == 0
     assert "those of cs.AI" in capsys.readouterr().out
     assert code(["decide", run, "--positive", "none"], config=False) == 3
+
+
+def test_a_coarser_class_is_answered_where_the_class_is_not_sure_enough(tmp_path, run):
+    levels = {"genus": ["A", "A", "B", "B"], "family": ["F"] * 4}
+    pd.DataFrame({"class": NAMES, "train": 1, **levels}).to_csv(tmp_path / "run" / "classes.csv", index=False)
+    decide(run, answers=0.8, bootstrap=20)
+    folder = tmp_path / "run" / "decide"
+    found = read_json(folder / "decisions.json")
+    backed, temperature = found["back_off"]["run"], found["fitted"]["run"]["temperature"]["value"]
+    calib, test = (load(tmp_path / "run", part) for part in ("calib", "test"))
+
+    def answer(part, threshold):
+        prob = calibration.temper(part.prob, temperature)
+        level = np.full(len(part.y), -1)
+        right = np.zeros(len(part.y), bool)
+        for place, members in enumerate(([[0], [1], [2], [3]], [[0, 1], [2, 3]], [[0, 1, 2, 3]])):
+            summed = np.stack([prob[:, rows].sum(1) for rows in members], axis=1)
+            truth = np.array([next(k for k, rows in enumerate(members) if y in rows) for y in part.y])
+            now = (level == -1) & (summed.max(1) >= threshold)
+            level[now], right[now] = place, (summed.argmax(1) == truth)[now]
+        return level, right
+
+    level, right = answer(calib, backed["threshold"])
+    assert right[level >= 0].mean() >= 0.8
+    lower, wrong = answer(calib, backed["threshold"] - 0.01)
+    assert wrong[lower >= 0].mean() < 0.8
+    level, right = answer(test, backed["threshold"])
+    assert backed["answered"] == pytest.approx((level >= 0).mean()) == 1  # all four are of one family
+    assert backed["accuracy"] == pytest.approx(right.mean())
+    assert backed["levels"] == {n: pytest.approx((level == i).mean()) for i, n in enumerate(["class", *levels])}
+    assert "## Back-off" in (folder / "DECISIONS.md").read_text()
+    pd.DataFrame({"class": NAMES[::-1], "train": 1, **levels}).to_csv(tmp_path / "run" / "classes.csv", index=False)
+    with pytest.raises(DataError, match=r"classes\.csv lists other classes"):
+        decide(run, bootstrap=20)

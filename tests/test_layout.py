@@ -17,7 +17,7 @@ SYSTEMS = {"signs", "plants", "language", "papers", "gcode"}  # the first word o
 # Third-party packages of each room; the standard library is always allowed. None = anything.
 LIBRARIES = {
     "modules/nets": {"torch", "timm", "transformers"},
-    "modules": {"torch", "lightning", "torchmetrics", "numpy", "pandas", "scipy", "sklearn"},
+    "modules": {"torch", "lightning", "torchmetrics", "numpy", "pandas", "scipy", "sklearn", "safetensors"},
     "datamodules": {
         *("torch", "lightning", "numpy", "pandas", "pyarrow", "sklearn", "imblearn", "scipy", "aeon", "datasets"),
         *("tokenizers", "transformers", "tqdm", "torchvision", "timm", "PIL", "httpx"),

@@ -87,6 +87,16 @@ def language_run(folder: Path) -> Path:
     return folder / "runs" / "language" / "tiny"
 
 
+def plants_run(folder: Path) -> Path:
+    """A tiny run of `plants`, fitted and tested."""
+    from tests.running import run
+
+    with contextlib.chdir(folder):
+        run(["fit", "--name", "tiny", "--trainer.max_epochs", "1"], system="plants")
+        run(["test", "--name", "tiny", "--ckpt_path", "best"], system="plants")
+    return folder / "runs" / "plants" / "tiny"
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Outputs of the notebooks, and of `compare` over runs that do not fit; one kernel, since each costs a start."""
@@ -94,6 +104,7 @@ def outputs(tmp_path_factory):
 
     papers = papers_run(tmp_path_factory.mktemp("papers"))
     language = language_run(tmp_path_factory.mktemp("language"))
+    plants = plants_run(tmp_path_factory.mktemp("plants"))
 
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     folder = tmp_path_factory.mktemp("signs")
@@ -118,6 +129,7 @@ def outputs(tmp_path_factory):
         "papers": [setting(RUN=str(papers), ABLATION=str(papers.parent / "ablation")), *cells("papers")],
         "papers alone": [setting(ABLATION=str(papers)), first_code("papers"), cells("papers")[-1]],
         "language": [setting(RUN=str(language)), *cells("language")],
+        "plants": [setting(RUN=str(plants)), *cells("plants")],
         "compare": [setting(RUNS=os.pathsep.join([str(first), str(second)])), *cells("compare")],
         "refused": [setting(RUNS=os.pathsep.join([str(first), str(other)])), *refused],
     }
@@ -162,6 +174,13 @@ def test_the_language_notebook_runs(outputs):
         assert said in tables
     text = "\n".join(shown(outputs["language"], "text/markdown"))
     assert "documents in" in text and "per word" in text
+
+
+def test_the_plants_notebook_runs(outputs):
+    assert len(shown(outputs["plants"], "image/png")) == 5, "the tail, curves, two grids of pictures, calibration"
+    tables = "\n".join(shown(outputs["plants"], "text/html"))
+    assert "hog_logistic" in tables and "tail: fewer than 5" in tables and "specimen-" in tables
+    assert "species; " in "\n".join(shown(outputs["plants"], "text/markdown"))
 
 
 def test_the_comparison_notebook_runs(outputs):

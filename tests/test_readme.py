@@ -61,9 +61,12 @@ def test_a_command_without_a_config_names_files_and_options_that_exist(words):
     assert given <= own
 
 
-@pytest.mark.parametrize("name", ["tiny.npz", "tiny.csv", "tiny.txt"])
-def test_the_tiny_sample_can_be_made(name):
-    code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and name in line)
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("npz", "tiny.npz"), ("csv", "tiny.csv"), ("tiny.txt", "tiny.txt"), ("plants(", "tiny/plants.jsonl")],
+)
+def test_the_tiny_sample_can_be_made(word, name):
+    code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and word in line)
     exec(code, {})
     assert Path(name).stat().st_size > 1000
 
@@ -72,7 +75,8 @@ def test_other_commands_name_modules_that_exist():
     from importlib.util import find_spec
 
     modules = {name for line in LINES for name in re.findall(r"python -m ([\w.]+)", line)} - {"venv", "pytest"}
-    assert modules == {"lightning_project", "lightning_project.dashboard", "benchmarks.loop", "benchmarks.ngram"}
+    names = {"loop", "ngram", "student"}
+    assert modules == {"lightning_project", "lightning_project.dashboard", *(f"benchmarks.{name}" for name in names)}
     assert all(find_spec(name) for name in modules)
 
 

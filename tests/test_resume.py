@@ -103,6 +103,19 @@ CASES = {
             12,
         ),
     },
+    "plants": {  # ten batches an epoch
+        "workers_accumulation_mixing_and_augmentation": (
+            [
+                WORKERS,
+                {
+                    "model": {"init_args": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "drop_path": 0.2}},
+                    "data": {"init_args": {"augment": {"randaugment_ops": 1, "erasing": 0.5}}},
+                },
+            ],
+            7,
+            6,
+        ),
+    },
 }
 CASES["language"] = {  # about 30 batches an epoch
     "in_the_middle_of_streams_with_memory_noise_and_dropout": (

@@ -59,6 +59,15 @@ class Data(pl.LightningDataModule):
         prob[np.arange(len(prob)), self.x[self.indices(part), :4].argmax(1)] = 0.7
         return {"largest_feature": prob, "minirocket": None}
 
+    def facets(self):
+        return {}
+
+    def class_levels(self):
+        return {}
+
+    def pictures(self, indices):
+        return None
+
     def describe(self):
         return {"source": "/srv/recordings/signs.npz", "records": len(self.records)}
 

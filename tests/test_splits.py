@@ -264,3 +264,20 @@ def test_a_file_with_gaps_is_refused(tmp_path):
     path.write_text("id,part\nrow0,train\n")
     with pytest.raises(DataError, match=r"column.*hash.*missing"):
         read_split(path, records)
+
+
+def test_rounding_down_is_the_long_tail_rule_of_the_plants_brief():
+    """1 -> train; 2 -> train and val; n >= 3 -> max(1, floor(n / 10)) to val and to test, the rest to train."""
+    counts = {f"species {n}": n for n in [*range(1, 41), 100, 199]}
+    ids = [f"{name}-{i}" for name, n in counts.items() for i in range(n)]
+    labels = [name for name, n in counts.items() for _ in range(n)]
+    records = pd.DataFrame({"id": ids, "group": ids, "hash": "", "label": labels, "given": ""})
+    shares = {"train": 0.8, "val": 0.1, "test": 0.1}
+    table = make_split(records, fractions=shares, seed=42, rounding="down")
+    found = pd.crosstab(table["label"], table["part"])
+    for name, n in counts.items():
+        held = max(1, n // 10)
+        val, test = (held, held) if n >= 3 else (int(n == 2), 0)
+        assert found.loc[name, ["train", "val", "test"]].tolist() == [n - val - test, val, test], name
+    nearest = make_split(records, fractions=shares, seed=42)
+    assert pd.crosstab(nearest["label"], nearest["part"]).loc["species 19", "val"] == 2  # and not 1

@@ -141,7 +141,8 @@ def read_tokenizer(run: str) -> Tokenizer:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise DataError(f"{path} is no checkpoint of tensors and plain values: use another one ({error})") from error
-    found = [value for value in saved.values() if isinstance(value, dict) and "tokenizer" in value]
+    values = saved.values() if isinstance(saved, dict) else ()
+    found = [value for value in values if isinstance(value, dict) and "tokenizer" in value]
     if not found:
         raise DataError(f"{path} has no vocabulary: it is not of a language model")
     return Tokenizer.from_state(found[0]["tokenizer"])

@@ -1,8 +1,8 @@
 """Distillation: a small language model learns from a trained one what could have come next."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -102,8 +102,11 @@ def read_teacher(run: str | None, class_names: list[str]) -> LanguageTransformer
     path = given / "checkpoints" / "best.ckpt" if given.is_dir() else given
     if run is None or not path.is_file():
         raise ClassMapError(f"no teacher at {run}: set model.distillation.teacher to the run folder of a trained model")
-    saved: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    settings = saved["hyper_parameters"]
+    try:
+        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ClassMapError(f"{path} is no checkpoint of tensors and plain values: use another ({error})") from error
+    settings = saved.get("hyper_parameters", {}) if isinstance(saved, dict) else {}
     if settings.get("network", "") != "transformer":
         raise ClassMapError(f"{path} is no Transformer of `language`: name the run of one")
     if list(saved["class_names"]) != class_names:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+from callbacks.report_language import LanguageJudgement
 from callbacks.report_language_files import TextPredictions
 from callbacks.report_language_targets import panel
 from datamodules.errors import DataError
@@ -206,6 +207,20 @@ def test_wandb_gets_curves_pictures_tables_and_samples_offline(memory, tmp_path,
     pictures = {"test/distance", "test/attention", "test/slots"}
     tables = {f"test/{name}_table" for name in ("results", "by_distance", "by_position", "panel", "samples")}
     assert pictures | tables | {"report"} <= set(logged)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"metrics": "some"}, "perplexity or all"),
+        ({"order": 0}, "order >= 1"),
+        ({"cache_size": -1}, "cache_size >= 0"),
+        ({"published": "wikitext-103"}, "there are: wikitext-2"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(setting, said):
+    with pytest.raises(ValueError, match=said):
+        LanguageJudgement(**setting)
 
 
 def test_a_hope_is_reached_or_not_by_its_own_definition():

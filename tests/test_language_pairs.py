@@ -102,8 +102,9 @@ def test_lines_that_are_no_pairs_are_refused_by_number(tmp_path, line, message):
 
 def test_the_form_of_pairs_in_the_readme_is_read(tmp_path):
     """The very line that the page shows, with a mark before it and an end of line of Windows."""
-    path = tmp_path / "pairs.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"prompt": "Q : two and two ?", "target": " A : four ."}\r\n\r\n')
+    path, line = tmp_path / "pairs.jsonl", '{"prompt": "Q : two and two ?", "target": " A : four ."}'
+    assert f"`{line}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n")
     assert read_pairs(str(path)) == [
         {"id": "pair-1", "part": "", "prompt": "Q : two and two ?", "target": " A : four ."}
     ]
@@ -184,7 +185,14 @@ def test_a_teacher_is_read_without_its_code_or_refused(tmp_path):
     names = [read_tokenizer(str(path)).fingerprint]
     net = read_teacher(str(path), names)
     assert not net.training and not any(parameter.requires_grad for parameter in net.parameters())
-    for run_, known, message in ((str(path), ["x"], "another vocabulary"), (None, names, "set model.distillation")):
+    torch.save([1], tmp_path / "list.ckpt")
+    torch.save({"x": Distillation("code")}, tmp_path / "code.ckpt")
+    for run_, known, message in (
+        (str(path), ["x"], "another vocabulary"),
+        (None, names, "set model.distillation"),
+        (str(tmp_path / "list.ckpt"), names, "no Transformer of `language`"),
+        (str(tmp_path / "code.ckpt"), names, "tensors and plain values"),
+    ):
         with pytest.raises(ClassMapError, match=message):
             read_teacher(run_, known)
     for settings in ({"share": 0.0}, {"share": 1.1}, {"temperature": 0.0}):

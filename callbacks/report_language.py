@@ -231,8 +231,6 @@ class LanguageJudgement(pl.Callback):
         chosen = list(continuing.places(tokens, starts, PROMPT, LENGTH, PLACES, tokenizer.eos_id))
         if not chosen:
             return {"generation_note": f"not run: no document has {PROMPT + LENGTH} tokens"}
-        if not hasattr(module.net, "new_cache"):
-            return {"generation_note": "not run: this network does not continue texts"}
         words = continuing.Vocabulary(tokenizer.decode, tokenizer.vocab_size, tokenizer.eos_id, tokenizer.unk_id)
         with judged(trainer, module):
             found, texts = continuing.judge_continuations(module.net, chosen, words, data.window, Sampling())

@@ -28,9 +28,9 @@ class Reader(Protocol):
 class WindowReader:
     """Reads with a language model, through a window that moves on.
 
-    When the window is full its older half goes: the memory, if there is one, takes it as a segment of its own, and the
-    newer half is read again from the first position. So no position reads its own part of the text from the memory, and
-    no position beyond those of training is used.
+    When the window is full its older half goes: the memory, if there is one, may write its positions, and the newer
+    half is read again from the first position. So no position reads its own part of the text from the memory, and no
+    position beyond those of training is used.
 
     Args:
         net: Language model in evaluation mode; its ``forward`` takes ``state``, see ``new_state``, and where it has
@@ -49,7 +49,7 @@ class WindowReader:
         self.keeps = hasattr(net, "new_cache")
         self.net, self.batch, self.window, self.cached = net, batch, window, cached and self.keeps
         self.half = window // 2
-        self.state = net.new_state(batch, self.half)
+        self.state = net.new_state(batch, window)
         self._empty()
 
     def read(self, tokens: Tensor) -> Tensor:
@@ -79,8 +79,11 @@ class WindowReader:
         return out["logits"][:, -1].float()
 
     def _move_on(self) -> None:
-        older, newer = self.tokens[:, : self.half], self.tokens[:, self.half :]
-        if self.state is not None:
+        whole, older, newer = self.tokens, self.tokens[:, : self.half], self.tokens[:, self.half :]
+        if self.state is not None and self.keeps:
+            write = (torch.arange(self.window, device=whole.device) < self.half).expand_as(whole)
+            self.state = self.net.forward(whole, state=self.state, write=write, last=True)["state"]
+        elif self.state is not None:  # a recurrent network, whose state is all that it has read
             self.state = self.net.forward(older, state=self.state)["state"]
         self._empty()
         self._advance(newer)

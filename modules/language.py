@@ -258,7 +258,7 @@ class LanguageModel(System):
             "copy": shape.copy,
             "memory": memory.sizes.kind if memory is not None else "none",
             "memory_slots": memory.sizes.slots if memory is not None else 0,
-            "exploration": float(net.noise.scale) if net.noise is not None else 0.0,
+            "exploration": float(net.noise.scale.detach()) if net.noise is not None else 0.0,
             "loss_chunk": net.loss.chunk,
             **{name: value for name, value in vars(net.dropouts).items()},
         }

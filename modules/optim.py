@@ -171,7 +171,8 @@ class WarmupSeconds(Warmup):
     ) -> None:
         if warmup_steps < 0 or seconds <= 0 or not 0 <= min_ratio <= 1:
             raise ValueError(
-                f"need warmup_steps >= 0, seconds > 0 and 0 <= min_ratio <= 1, got {warmup_steps}, {seconds}, {min_ratio}"
+                "need warmup_steps >= 0, seconds > 0 and 0 <= min_ratio <= 1, got "
+                f"{warmup_steps}, {seconds} and {min_ratio}"
             )
         self.warmup_steps, self.seconds, self.min_ratio = warmup_steps, seconds, min_ratio
         self.total_steps = None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def weights(folder):
 
 def log(folder):
     with (folder / "training_log.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        rows = [{key: float(value) for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+    # perplexities as what they are made of: their digits are those of an exponential
+    return [{key: math.log(value) if key.endswith("ppl") else value for key, value in row.items()} for row in rows]
 
 
 def values(folder, verb="test"):

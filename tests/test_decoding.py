@@ -157,10 +157,11 @@ def tokens(rows: int, length: int) -> torch.Tensor:
 
 def by_hand(net: LanguageTransformer, row: torch.Tensor, window: int) -> torch.Tensor:
     """What the reader should say after a text (N,): halves that have left were written, the rest is the window."""
-    half, state, gone = window // 2, net.new_state(1, window // 2), 0
+    half, state, gone = window // 2, net.new_state(1, window), 0
     while len(row) - gone > window:
         if state is not None:
-            state = net(row[None, gone : gone + half], state=state)["state"]
+            write = (torch.arange(window) < half)[None]
+            state = net(row[None, gone : gone + window], state=state, write=write)["state"]
         gone += half
     return net(row[None, gone:], state=state)["logits"][0, -1]
 

@@ -1,6 +1,6 @@
 """What the house costs for ``language``, how near it comes to the machine's peak, and what the loss in chunks saves.
 
-``python -m benchmarks.language --system language [--config FILE ...]``: time per step of a real ``fit`` over a bare loop
+``python -m benchmarks.language --system language [--config FILE ...]``: time per step of ``fit`` over a bare loop
 that does the same maths on the same streams; tokens a second and the share of the matrix-multiply peak measured here;
 peak memory and time of the loss over 50,257 words, all at once and in chunks.
 """

@@ -24,7 +24,7 @@ from modules import continuing, neural_cache, perplexity
 from modules.generation import Sampling
 
 LEVEL = 0.95
-PROMPT, LENGTH, PLACES = 32, 64, 64  # tokens given, tokens continued, and places of the text, for generation
+PROMPT, LENGTH, PLACES = 32, 104, 64  # tokens given, tokens continued, and places of the text, for generation
 
 
 class LanguageJudgement(pl.Callback):

@@ -1,5 +1,6 @@
 """What the brief hoped for, beside what was reached: one row a figure, judged by its own definition here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def panel(metrics: Mapping[str, Any], fit: Mapping[str, Any]) -> list[dict[str, 
     for hope in HOPES:
         source = at_fit if hope.place.startswith("fit:") else {**own, "gap": gap}
         value = _find(source, hope.place.removeprefix("fit:"))
-        if value is None:
+        if value is None or math.isnan(value):
             continue
         reached = (hope.low is None or value >= hope.low) and (hope.high is None or value <= hope.high)
         rows.append({"name": hope.name, "hope": _words(hope), "value": value, "reached": reached, "note": hope.note})

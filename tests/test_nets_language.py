@@ -1,6 +1,7 @@
 """The language model's network: causal, rows apart, a memory that is read, a cache without effect."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -329,3 +330,22 @@ def test_one_graph_without_breaks(tokens):
     traced = torch.compile(copy.deepcopy(net), backend="eager", fullgraph=True)
     torch.testing.assert_close(traced(tokens[1], state=state, targets=tokens[2])["nll"], plain)
     assert language_parts.Copied.__dataclass_fields__.keys() >= {"window", "slots"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler speaks of itself
+def test_a_compiled_network_trains_as_the_plain_one_in_bf16(tokens):
+    net = network().train()
+    compiled = copy.deepcopy(net)
+    compiled.compile(fullgraph=True)
+    assert compiled.state_dict().keys() == net.state_dict().keys()
+    state = read(net, tokens[:1])[0]["state"]
+    losses = []
+    for one in (net, compiled):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.append(one(tokens[1], state=state, targets=tokens[2])["nll"])
+        losses[-1].mean().backward()
+    torch.testing.assert_close(losses[0], losses[1], atol=0.1, rtol=0)
+    for (name, a), b in zip(net.named_parameters(), compiled.parameters(), strict=True):
+        assert (a.grad - b.grad).abs().max() < 0.05, name

@@ -47,8 +47,9 @@ def words(variant: Path, folder: Path) -> list[str]:
         sizes = ["--model.shape", small, "--data.tokenizer", "bytes", "--data.window", "24", "--data.batch_size", "8"]
         return ["--data.path", str(wikitext_folder(folder / "wikitext")), *sizes, "--model.memory.slots", "16",
                 "--model.memory.writes", "8"]  # fmt: skip
-    if name in _ON_WIKITEXT:
-        return ["--data.path", str(wikitext_folder(folder / "wikitext")), *_SMALL]
+    if name in _ON_WIKITEXT:  # a compiler would take minutes
+        return ["--data.path", str(wikitext_folder(folder / "wikitext")), *_SMALL, "--model.compile_net", "false",
+                "--checkpoint.every_n_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]  # fmt: skip
     if name == "language_recall":
         return ["--data.synthetic_samples", "6000"]
     return []

@@ -22,14 +22,16 @@ from lightning_project.members import inside
 from modules import perplexity
 
 SHOWN = ("word_perplexity", "perplexity", "bits_per_byte")
+STAGES = {"test": "test", "val": "fit"}  # folder of a run that holds what it said of a part
 
 
-def summarise(groups: Sequence[Sequence[Path]], bootstrap: int = 1000) -> dict[str, Any]:
-    """Return for each group of seeds: mean, spread and interval on test, difference to the first group, and its parts.
+def summarise(groups: Sequence[Sequence[Path]], bootstrap: int = 1000, part: str = "test") -> dict[str, Any]:
+    """Return for each group of seeds: mean, spread and interval, difference to the first group, and its parts.
 
     Args:
         groups: Run folders of each row, the seeds of one config.
         bootstrap: Resamples of the documents.
+        part: Part that was judged: test or val.
 
     Raises:
         ValueError: The runs were judged on different documents.
@@ -38,7 +40,7 @@ def summarise(groups: Sequence[Sequence[Path]], bootstrap: int = 1000) -> dict[s
     base: dict[str, np.ndarray] = {}
     documents: list[str] = []
     for folders in groups:
-        found = [TextPredictions.load(folder / "test" / "predictions_test.npz") for folder in folders]
+        found = [TextPredictions.load(folder / STAGES[part] / f"predictions_{part}.npz") for folder in folders]
         documents = documents or found[0].id.tolist()
         if any(one.id.tolist() != documents for one in found):
             raise ValueError(f"{folders[0]} was judged on other documents than the first run")
@@ -52,33 +54,36 @@ def summarise(groups: Sequence[Sequence[Path]], bootstrap: int = 1000) -> dict[s
                 for name in SHOWN
             }
         base = base or drawn
-        rows[_name(folders[0])] = row | _parts(folders)
-    return {"documents": len(documents), "rows": rows}
+        rows[_name(folders[0])] = row | _parts(folders, STAGES[part])
+    return {"part": part, "documents": len(documents), "rows": rows}
 
 
-def _parts(folders: Sequence[Path]) -> dict[str, Any]:
+def _parts(folders: Sequence[Path], stage: str) -> dict[str, Any]:
     """What the stages of the seeds say beside: validation, memory off and shuffled, cache, questions, protocol."""
     facts = [read_json(folder / "run.json") for folder in folders]
-    test = [read_json(folder / "test" / "metrics.json") for folder in folders]
-    other = [read_json(folder / stage / "metrics.json") for folder in folders for stage in ("validate", "fit")]
+    judged = [read_json(folder / stage / "metrics.json") for folder in folders]
+    other = [read_json(folder / beside / "metrics.json") for folder in folders for beside in ("validate", "fit")]
+    machine = read_json(folders[0] / "environment.json")
     validation = [one["values"]["word_perplexity"] for one in other if one.get("part") == "val"]
     row: dict[str, Any] = {
         "seeds": [fact.get("seed") for fact in facts],
         "parameters": facts[0].get("total_params"),
         "epochs": [fact.get("epochs_run") for fact in facts],
         "fit_seconds": [fact.get("fit_seconds") for fact in facts],
-        "protocol": test[0]["protocol"],
+        "machine": {name: machine.get(name) for name in ("cpu", "cpu_count", "threads", "gpus")}
+        | {"torch": machine.get("packages", {}).get("torch")},
+        "protocol": judged[0]["protocol"],
         "validation_word_perplexity": validation,
     }
     for mode in ("off", "shuffled"):
-        found = [one["memory"][mode] for one in test if mode in one.get("memory", {})]
+        found = [one["memory"][mode] for one in judged if mode in one.get("memory", {})]
         if found:
             row[f"memory_{mode}"] = {
                 "word_perplexity": [entry["values"]["word_perplexity"] for entry in found],
                 "difference": [entry.get("difference", {}).get("word_perplexity") for entry in found],
             }
     for key in ("cache", "recall"):
-        found = [one[key] for one in test if key in one]
+        found = [one[key] for one in judged if key in one]
         if found:
             row[key] = found
     return row
@@ -106,10 +111,11 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="the text: a file, or a folder of files")
     parser.add_argument("--command", default="", help="further words of the fits, without paths of this machine")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals, by document")
+    parser.add_argument("--part", choices=tuple(STAGES), default="test", help="part on which the runs were judged")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/records/NAME.json")
     given = parser.parse_args(args)
     groups = [inside(run, "seed") or [run] for run in given.runs]
-    figures = summarise(groups, given.bootstrap)
+    figures = summarise(groups, given.bootstrap, given.part)
     print(json.dumps(figures, indent=1))
     if not given.record:
         return

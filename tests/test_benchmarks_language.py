@@ -18,7 +18,10 @@ def stored(folder: Path, factor: float, seed: int, ids: str = "abc") -> Path:
     names = np.array(list(ids))
     TextPredictions(names, names, nll, 2 * WORDS, WORDS, 6 * WORDS).save(folder / "test" / "predictions_test.npz")
     write_json(folder / "run.json", {"seed": seed, "total_params": 7, "epochs_run": 2, "fit_seconds": 1.0})
-    write_json(folder / "fit" / "metrics.json", {"part": "val", "values": {"word_perplexity": 40.0 + seed}})
+    TextPredictions(names, names, 2 * nll, 2 * WORDS, WORDS, 6 * WORDS).save(folder / "fit" / "predictions_val.npz")
+    judged = {"part": "val", "protocol": {"window": 8}, "values": {"word_perplexity": 40.0 + seed}}
+    write_json(folder / "fit" / "metrics.json", judged)
+    write_json(folder / "environment.json", {"gpus": ["one"], "packages": {"torch": "2"}})
     off = {"values": {"word_perplexity": 99.0}, "difference": {"word_perplexity": [-1.0, -2.0, 0.5]}}
     write_json(folder / "test" / "metrics.json", {"part": "test", "protocol": {"window": 8}, "memory": {"off": off}})
     return folder
@@ -40,6 +43,10 @@ def test_seeds_are_one_row_and_differences_are_paired(tmp_path):
     difference = found["rows"]["off"]["difference"]["word_perplexity"]
     assert difference[0] == pytest.approx(math.exp(3.5 * rate) - np.mean(values))
     assert 0 < difference[1] <= difference[0] <= difference[2], "each document costs more, and so does any resample"
+    assert row["machine"]["gpus"] == ["one"] and row["machine"]["torch"] == "2"
+    val = summarise([on], bootstrap=20, part="val")
+    assert val["part"] == "val" and "memory_off" not in val["rows"]["on"], "what is beside comes from that part, too"
+    assert val["rows"]["on"]["word_perplexity"]["seeds"] == pytest.approx([value**2 for value in values])
     other = stored(tmp_path / "other", 3.0, 0, ids="abd")
     with pytest.raises(ValueError, match="other documents"):
         summarise([on, [other]])

@@ -202,7 +202,7 @@ def test_the_recall_task_is_answered_with_a_memory_and_guessed_without():
     question = data.tokenizer.encode("?")[0]
     torch.manual_seed(0)
     shape = Shape(64, 2, 2, 128, 32, "pre", "rotary", True, False, True, 16)
-    net = trained(LanguageTransformer(data.vocab_size, shape, Dropouts(0.0), Slots(64, 32, 16, 1, 1.0)), data, 500)
+    net = trained(LanguageTransformer(data.vocab_size, shape, Dropouts(0.0), Slots(192, 32, 31, 1, 1.0)), data, 600)
 
     def right(memory: bool) -> float:
         hits, count, state = 0, 0, None

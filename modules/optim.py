@@ -154,7 +154,8 @@ class WarmupCosine(Warmup):
 class WarmupSeconds(Warmup):
     """Linear warm-up in steps, then half a cosine over time on the clock, for a run that is given minutes, not epochs.
 
-    Give the Trainer ``max_time`` a little above. Not for runs that are to be repeated exactly.
+    Give the Trainer ``max_time`` a little above. Not for runs that are to be repeated exactly; one that is resumed gets
+    all of its seconds again.
 
     Args:
         optimizer: Optimizer whose groups are scheduled.

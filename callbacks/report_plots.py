@@ -133,6 +133,8 @@ def _rate(axes: Axes, log: pd.DataFrame) -> None:
     _style(axes, "Learning rate and gradient norm", "epoch", "learning rate (log)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "lr" in log and (log["lr"] > 0).any():
+        above = log["lr"][log["lr"] > 0]
+        axes.set_ylim(above.min() / 2, above.max() * 2)  # one value alone, beside a last one of 0, spans nothing
         axes.set_yscale("log")
     handles, labels, top = *axes.get_legend_handles_labels(), axes
     if "grad/norm" in log:

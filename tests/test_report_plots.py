@@ -63,6 +63,14 @@ def test_curves_mark_the_best_epoch_and_survive_missing_columns():
     figure.savefig(io.BytesIO(), dpi=30)
 
 
+@pytest.mark.parametrize("last", [0.0, 5e-5, np.nextafter(5e-5, 1)])
+def test_a_rate_that_spans_nothing_is_drawn(last):
+    log = pd.DataFrame({"epoch": [0, 1], "train/loss": [2.0, 1.0], "lr": [5e-5, last]})
+    rate = plots.curves(log, {}, {}).axes[2]
+    low, high = rate.get_ylim()
+    assert rate.get_yscale() == "log" and low < 5e-5 < high
+
+
 def test_equal_figures_are_equal_bytes(tmp_path):
     from callbacks.report_files import write_figure
 

@@ -32,12 +32,20 @@ class Shown:
     Attributes:
         judged: Metrics that are pinned in the table; runs are sorted by the first.
         top: Guesses of the top-k accuracy on test.
-        curves: Further sections of curves.
+        curves: Further sections of curves, or others of the same name.
+        tested: Test metrics that have a bar each; ``None``: those of classes.
+        pictures: Pictures of the report.
+        tables: Tables of the report.
+        ascending: Whether less of the first metric is better.
     """
 
     judged: tuple[str, ...]
     top: int = 3
     curves: dict[str, list[str]] | None = None
+    tested: tuple[str, ...] | None = None
+    pictures: tuple[str, ...] = tuple(PICTURES)
+    tables: tuple[str, ...] = tuple(TABLES)
+    ascending: bool = False
 
 
 SYSTEMS = {
@@ -49,12 +57,24 @@ SYSTEMS = {
         top=2,
         curves={"Further tasks": ["train/aux_crosslist", "train/aux_learning", "train/aux_length"]},
     ),
+    "language": Shown(
+        ("val/word_ppl", "test/word_perplexity", "test/bits_per_byte"),
+        curves={
+            "Training": ["train/loss", "train/ppl", "train/noise", "lr", "grad/norm", "grad/clipped_share"],
+            "Validation": ["val/nll", "val/ppl", "val/word_ppl", "val/bpb"],
+        },
+        tested=("word_perplexity", "perplexity", "bits_per_byte", "nll"),
+        pictures=("test/distance", "test/attention", "test/slots", "fit/distance", "report"),
+        tables=tuple(f"test/{name}_table" for name in ("results", "by_distance", "by_position", "panel", "samples")),
+        ascending=True,
+    ),
 }
 
 
 def test_metrics(system: str) -> list[str]:
     """Return the metrics of the test part that have a bar each."""
-    return [f"test/{name}" for name in ("accuracy", "macro_f1", f"top{SYSTEMS[system].top}", "nll", "ece")]
+    shown = SYSTEMS[system]
+    return [f"test/{name}" for name in shown.tested or ("accuracy", "macro_f1", f"top{shown.top}", "nll", "ece")]
 
 
 def build(system: str, project: str, entity: str) -> "Workspace":
@@ -92,8 +112,8 @@ def build(system: str, project: str, entity: str) -> "Workspace":
         name="Test",
         panels=[
             *(wr.BarPlot(title=metric, metrics=[wr.SummaryMetric(metric)]) for metric in test_metrics(system)),
-            *(wr.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES),
-            *(wr.WeavePanelSummaryTable(table_name=name) for name in TABLES),
+            *(wr.MediaBrowser(title=name, media_keys=[name]) for name in shown.pictures),
+            *(wr.WeavePanelSummaryTable(table_name=name) for name in shown.tables),
         ],
         is_open=True,
     )
@@ -104,7 +124,7 @@ def build(system: str, project: str, entity: str) -> "Workspace":
         sections=[*curves, test],
         settings=ws.WorkspaceSettings(x_axis="epoch", sort_panels_alphabetically=False),
         runset_settings=ws.RunsetSettings(
-            order=[ws.Ordering(ws.Summary(shown.judged[0]), ascending=False)],
+            order=[ws.Ordering(ws.Summary(shown.judged[0]), ascending=shown.ascending)],
             pinned_columns=[f"summary:{metric}" for metric in shown.judged],
         ),
     )

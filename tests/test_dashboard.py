@@ -35,14 +35,19 @@ def test_it_shows_the_pictures_and_tables_of_the_report(workspace):
 
 def test_its_names_are_those_that_the_code_logs():
     """A renamed metric would leave an empty panel that nobody notices."""
-    from lightning_project.dashboard import CURVES, PICTURES, TABLES
+    from callbacks import report_wandb
+    from lightning_project.dashboard import CURVES, SYSTEMS
     from modules.metrics import build_metrics
 
     assert set(CURVES["Validation"]) == {f"val/{name}" for name in ("loss", "nll", *build_metrics(5).keys())}
     code = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "callbacks").glob("*.py")}
     assert all(f'"{name}"' in code["gradient_clipping"] for name in CURVES["Training"] if name.startswith("grad/"))
-    report = "".join(code[name] for name in ("report_wandb", "report_stage"))
-    assert all(name.rsplit("/", 1)[-1] in report for name in [*PICTURES, *TABLES])
+    for shown in SYSTEMS.values():
+        pictures = {name.rsplit("/", 1)[-1] for name in shown.pictures}
+        assert pictures <= {*report_wandb.PICTURES, "report"} and '"report":' in code["report_wandb"]
+        tables = {name.rsplit("/", 1)[-1] for name in shown.tables}
+        assert tables <= {f"{name}_table" for name in report_wandb.TABLES}
+        assert 'f"{stage}/{path.stem}_table"' in code["report_wandb"]
 
 
 def test_every_system_has_a_dashboard():
@@ -61,6 +66,17 @@ def test_papers_show_their_further_tasks_their_top_2_and_the_papers_that_were_ta
     assert all(f'"train/aux_{name}"' in text for name in tasks) and len(tasks) == 3
     assert "test/top2" in text and "test/top3" not in text and '"test/mistakes_table"' in text
     assert "train/aux" not in json.dumps(model("signs", "demo", "somebody"))
+
+
+def test_language_shows_perplexities_and_what_was_written():
+    from lightning_project.dashboard import model, test_metrics
+
+    text = json.dumps(model("language", "demo", "somebody"))
+    system = (ROOT / "modules" / "language.py").read_text(encoding="utf-8")
+    for name in ("train/ppl", "train/noise", "val/nll", "val/ppl", "val/word_ppl", "val/bpb"):
+        assert f'"{name}"' in system and name in text
+    assert test_metrics("language")[0] == "test/word_perplexity"
+    assert "val/accuracy" not in text and '"test/samples_table"' in text and '"ascending": true' in text.lower()
 
 
 def test_runs_are_sorted_by_the_metric_that_judges_them(workspace):

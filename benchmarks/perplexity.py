@@ -6,6 +6,7 @@ their ``metrics.json``; the others are compared with the first, paired by docume
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,11 @@ def _parts(folders: Sequence[Path], stage: str) -> dict[str, Any]:
         "protocol": judged[0]["protocol"],
         "validation_word_perplexity": validation,
     }
+    simple = judged[0].get("baselines", {}).items()
+    counted = {name: one.get("values", {}).get("word_perplexity") for name, one in simple}
+    row["baselines"] = {name: value for name, value in counted.items() if value is not None}
+    if judged[0].get("entropy_per_word") is not None:  # of made text: what a perfect model would reach
+        row["least_word_perplexity"] = math.exp(judged[0]["entropy_per_word"])
     for mode in ("off", "shuffled"):
         found = [one["memory"][mode] for one in judged if mode in one.get("memory", {})]
         if found:

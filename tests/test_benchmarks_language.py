@@ -23,7 +23,9 @@ def stored(folder: Path, factor: float, seed: int, ids: str = "abc") -> Path:
     write_json(folder / "fit" / "metrics.json", judged)
     write_json(folder / "environment.json", {"gpus": ["one"], "packages": {"torch": "2"}})
     off = {"values": {"word_perplexity": 99.0}, "difference": {"word_perplexity": [-1.0, -2.0, 0.5]}}
-    write_json(folder / "test" / "metrics.json", {"part": "test", "protocol": {"window": 8}, "memory": {"off": off}})
+    counted = {"unigram": {"values": {"word_perplexity": 70.0}}, "counting models": {"not_run": "off"}}
+    found = {"part": "test", "protocol": {"window": 8}, "memory": {"off": off}, "baselines": counted}
+    write_json(folder / "test" / "metrics.json", found | {"entropy_per_word": math.log(2)})
     return folder
 
 
@@ -43,6 +45,7 @@ def test_seeds_are_one_row_and_differences_are_paired(tmp_path):
     difference = found["rows"]["off"]["difference"]["word_perplexity"]
     assert difference[0] == pytest.approx(math.exp(3.5 * rate) - np.mean(values))
     assert 0 < difference[1] <= difference[0] <= difference[2], "each document costs more, and so does any resample"
+    assert row["baselines"] == {"unigram": 70.0} and row["least_word_perplexity"] == pytest.approx(2)
     assert row["machine"]["gpus"] == ["one"] and row["machine"]["torch"] == "2"
     val = summarise([on], bootstrap=20, part="val")
     assert val["part"] == "val" and "memory_off" not in val["rows"]["on"], "what is beside comes from that part, too"

@@ -57,6 +57,7 @@ def send(loggers: Iterable[Logger], root: Path, stage: str) -> None:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if path.stem == "per_class":
-        return pd.read_csv(path, index_col=0).rename_axis("class").reset_index()
-    return pd.read_csv(path, dtype={"id": str}, keep_default_na=path.stem != "mistakes")
+    # only an empty cell is missing, and no text of a mistake is: a class may be called NA or None
+    empty = [] if path.stem == "mistakes" else [""]
+    table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=empty)
+    return table.rename(columns={table.columns[0]: "class"}) if path.stem == "per_class" else table

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-MISSING = (
-    "wandb-workspaces is not installed; it is in requirements/lock.txt, or: pip install 'lightning-project[dashboard]'"
-)
+MISSING = "wandb-workspaces is not installed: from the checkout, pip install -e '.[dashboard]'"
 # Section -> curves over epochs; a metric that a run did not log leaves its panel empty.
 CURVES = {
     "Training": ["train/loss", "train/accuracy", "lr", "grad/norm", "grad/clipped_share"],

@@ -140,7 +140,7 @@ def _need(*packages: str) -> None:
         try:
             __import__(name)
         except ImportError:
-            raise ImportError(f"{name} is missing: pip install 'lightning-project[export]'") from None
+            raise ImportError(f"{name} is missing: from the checkout, pip install -e '.[export]'") from None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ try:
     from fastapi.responses import HTMLResponse
     from pydantic import BaseModel, ConfigDict, Field
 except ImportError as error:  # an extra
-    raise UsageError("serve needs LitServe: pip install 'lightning-project[serve]'") from error
+    raise UsageError("serve needs LitServe: from the checkout, pip install -e '.[serve]'") from error
 
 LONGEST_PROMPT, MOST_TOKENS, LARGEST_REQUEST = 4000, 500, 64 * 1024
 

@@ -158,7 +158,7 @@ def test_a_missing_package_is_named_with_its_extra(copied, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert export(copied, "--formats", "onnx") == 1
     assert exit_code(ExportError("nothing was exported")) == (1, "nothing was exported")
-    assert "onnxruntime is missing: pip install 'lightning-project[export]'" in capsys.readouterr().err
+    assert "onnxruntime is missing: from the checkout, pip install -e '.[export]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,11 @@ def _panel(metrics: Mapping[str, Any]) -> str:
         [r["name"], r["hope"], number(r["value"], 3), "reached" if r["reached"] else "**not reached**", r["note"]]
         for r in metrics["panel"]
     ]
-    return "## The brief's hopes\n\n" + table(["", "hoped", "reached value", "", ""], rows) if rows else ""
+    about = (
+        "The brief hoped for this on WikiText-2, in pieces of GPT-2; on other text or with another vocabulary the "
+        "perplexities show the scale, no more.\n\n"
+    )
+    return "## The brief's hopes\n\n" + about + table(["", "hoped", "reached value", "", ""], rows) if rows else ""
 
 
 def _published(metrics: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ def test_reloading_needs_no_data_and_gives_the_test_probabilities(system, plain)
     for row, expected in list(zip(chosen, stored["prob"], strict=True))[::7]:  # alone: without the padding of a batch
         batch = data.dataset(np.array([row]), train=False).__getitems__(IndexBatch([row], 1, 1.0, 0, 0))
         with torch.no_grad():
-            prob = model.net(**model.net_inputs(batch)).softmax(1)[0]
+            prob = model(batch).softmax(1)[0]
         np.testing.assert_allclose(prob.numpy(), expected, atol=1e-5)
 
 

@@ -18,6 +18,7 @@ from callbacks.epoch_lines import EpochLines
 from callbacks.gradient_clipping import GradientClipping
 from callbacks.init_from import InitFrom
 from callbacks.probes import Probes
+from callbacks.report_gcode import GcodeJudgement
 from callbacks.report_language import LanguageJudgement
 from callbacks.run_report import RunReport
 from callbacks.stratified_split import StratifiedSplit
@@ -49,6 +50,7 @@ SHARED: dict[str, type] = {
     "early_stopping": EarlyStopping,
     "checkpoint": Checkpoint,
     "judgement": LanguageJudgement,
+    "line_judgement": GcodeJudgement,
     "report": RunReport,
     "ensemble": Ensemble,
 }

@@ -64,7 +64,8 @@ class GcodeJudgement(pl.Callback):
         if trainer.world_size > 1 and torch.distributed.is_initialized():
             everyone = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyone, mine)
-        found = predictions(_data(trainer), joined([outputs for rank in everyone for outputs in rank]))
+        outputs = joined([outputs for rank in everyone for outputs in rank])
+        found = predictions(_data(trainer), outputs, trainer.lightning_module)
         if trainer.is_global_zero:
             found.save(folder / f"predictions_{part}.npz")
         self._found = found.labelled()
@@ -212,28 +213,31 @@ class GcodeJudgement(pl.Callback):
         if not self.sensors or not of_windows or report.keep_calib or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / _stage(trainer)
-        found = Predictions.load(folder / "predictions_test.npz")
+        found = Predictions.load(folder / "predictions_test.npz")  # those of all windows, in the order of the records
         ours = {"operation_accuracy": np.stack([found.prob.argmax(1) == found.y, found.y != -1], 1).astype(float)}
         rows = self._spoilt(trainer, pl_module, "test", ours, found.group, report.bootstrap)
         report_gcode_tables.write_sensors(folder, rows)
         files.write_text(folder / "section_sensors.md", pages.sensors(rows))
 
 
-def predictions(data: Any, outputs: Mapping[str, np.ndarray]) -> LinePredictions:  # noqa: ANN401  # a GcodeData
+def predictions(data: Any, outputs: Mapping[str, np.ndarray], module: Any) -> LinePredictions:  # noqa: ANN401
     """Make stored predictions of joined outputs.
 
     Args:
         data: The datamodule, known by its attributes only.
-        outputs: See :class:`LinePredictions`; ``id`` is the row of the records.
+        outputs: ``id`` (rows of the records), ``y``, ``prob``; ``tokens`` and ``fields`` of the true line; what was
+            said with the true tokens (``forced_tokens``, ``forced_fields``, ``log_prob``) and without (``free_tokens``,
+            ``free_fields``, ``free_log_prob``); ``anomaly`` where the encoder reconstructs.
+        module: The decoder, for which of its layers writes.
     """
     rows, vocabulary = outputs["id"], data.vocabulary
     records = data.records.iloc[rows]
-    tokens, fields = outputs["y_tokens"], outputs["y_fields"]
-    by_id, free = "free_fields" not in outputs, texts(vocabulary, outputs)
-    flat = outputs["forced_tokens"]
+    tokens, fields = outputs["tokens"], outputs["fields"]
+    by_id = module.hparams["layout"] == "flat"
+    free, flat = texts(vocabulary, outputs, by_id), outputs["forced_tokens"]
     return LinePredictions(
         id=records["id"].to_numpy(str),
-        group=records["group"].to_numpy(str),
+        group=np.asarray(data.recording_names(), dtype=str)[rows],  # under any protocol: what is resampled
         y=outputs["y"].astype(np.int64),
         prob=outputs["prob"].astype(np.float32),
         class_names=np.asarray(data.class_names, dtype=str),
@@ -245,9 +249,9 @@ def predictions(data: Any, outputs: Mapping[str, np.ndarray]) -> LinePredictions
         forced_fields=outputs["forced_fields"].astype(np.int16),
         forced_ids=(flat if by_id else field_ids(vocabulary, fields, outputs["forced_fields"])).astype(np.int32),
         flat_ids=flat.astype(np.int32),
-        forced_logp=outputs["forced_logp"].astype(np.float32),
+        forced_logp=outputs["log_prob"].astype(np.float32),
         free_ids=outputs["free_tokens"].astype(np.int32) if by_id else line_ids(vocabulary, free, tokens.shape[1]),
-        free_logp=outputs["free_logp"].astype(np.float32),
+        free_logp=outputs["free_log_prob"].astype(np.float32),
         anomaly=outputs.get("anomaly", np.full(len(rows), np.nan)).astype(np.float32),
         by_id=np.array(by_id),
     )
@@ -256,7 +260,7 @@ def predictions(data: Any, outputs: Mapping[str, np.ndarray]) -> LinePredictions
 def sums_of(data: Any, outputs: Mapping[str, np.ndarray], module: Any) -> line_metrics.Sums:  # noqa: ANN401
     """Return the figures by record of joined outputs, of a decoder or of a classifier."""
     if getattr(module, "PREDICTS", "classes") == "tokens":
-        return predictions(data, outputs).labelled().sums
+        return predictions(data, outputs, module).labelled().sums
     right, known = outputs["prob"].argmax(1) == outputs["y"], outputs["y"] != -1
     return {"operation_accuracy": np.stack([right & known, known], 1).astype(float)}
 

@@ -14,8 +14,8 @@ from datamodules.errors import DataError
 from modules import gcode_tokens, line_metrics
 
 TEXT = ("id", "group", "class_names", "line", "free")
-FILLS = {"y_tokens": 0, "y_fields": -1, "forced_fields": -1, "forced_tokens": -1, "forced_logp": 0.0}
-FILLS |= {"free_fields": -1, "free_tokens": 0, "free_logp": 0.0}
+FILLS = {"tokens": 0, "fields": -1, "forced_fields": -1, "forced_tokens": -1, "log_prob": 0.0}  # padding
+FILLS |= {"free_fields": -1, "free_tokens": 0, "free_log_prob": 0.0}
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def _widened(array: np.ndarray, width: int, fill: float) -> np.ndarray:
     return np.pad(array, more, constant_values=fill)
 
 
-def texts(vocabulary: Any, outputs: Mapping[str, np.ndarray]) -> list[str]:  # noqa: ANN401  # gcode_tokens.Vocabulary
-    """Return the lines that a decoder wrote: from fields, or from ids."""
-    if "free_fields" in outputs:
+def texts(vocabulary: Any, outputs: Mapping[str, np.ndarray], by_id: bool) -> list[str]:  # noqa: ANN401
+    """Return the lines that a decoder wrote: from ids, or from fields."""
+    if not by_id:
         return [vocabulary.from_fields(rows) for rows in outputs["free_fields"]]
     return [vocabulary.decode(ids.tolist()) for ids in outputs["free_tokens"]]
 

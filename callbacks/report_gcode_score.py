@@ -130,7 +130,7 @@ def spoilt(
         Kind of sensor, mode, number of its columns, figures.
     """
     rows = data.indices(part)
-    partner = other_window(data.records["group"].to_numpy(str)[rows])
+    partner = other_window(np.asarray(data.recording_names(), dtype=str)[rows])
     dataset, size = data.dataset(rows, train=False), int(data.batch_size)
     kinds = {name: np.asarray(columns) for name, columns in data.channel_groups().items() if len(columns)}
     batches = [np.arange(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]

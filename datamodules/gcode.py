@@ -12,6 +12,7 @@ from datamodules.audit import Finding
 from datamodules.base import IGNORE, SplitDataModule
 from datamodules.curriculum import Curriculum
 from datamodules.errors import DataError
+from datamodules.gcode_baselines import Answer, line_answers, task_of, tree_answers
 from datamodules.gcode_columns import CHOICES, Choice, Columns
 from datamodules.gcode_dataset import Augmentation, GcodeDataset, Scaled, Targets
 from datamodules.gcode_fitted import Fitted
@@ -337,6 +338,20 @@ class GcodeData(SplitDataModule):
         present = np.stack(self._scale().present)
         has = np.stack([present[:, channels].any(axis=1) for channels in boards.values()], axis=1)
         return list(boards), has[self.where[:, 0]]
+
+    def recording_names(self) -> list[str]:
+        """Return the name of each window's recording, whatever the split takes for a group."""
+        return [self.recordings[i].name for i in self.where[:, 0]]
+
+    def baselines(self, part: str) -> dict[str, np.ndarray | None]:
+        """Return what trees on plain statistics say about the operation of the windows of a part."""
+        task, train, asked = task_of(self), self.indices("train"), self.indices(part)
+        answers = tree_answers(task, train, asked, operations_only=True)
+        return {name: answer.prob for name, answer in answers.items()}
+
+    def line_baselines(self, part: str) -> dict[str, Answer]:
+        """Return what tables without sensors, and trees on plain statistics, say about the lines of a part."""
+        return line_answers(task_of(self), self.indices("train"), self.indices(part))
 
     def tie_rate(self) -> float:
         """Return the share of windows in which several lines are equally frequent; the first of them is the target."""

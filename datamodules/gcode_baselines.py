@@ -7,6 +7,7 @@ the same program at the same speed, or reads the machine's position, and not wha
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from modules import gcode_tokens
 
 END = -1  # the token that closes a line
 TREES = 200
+CHUNK = 512  # windows that are described at a time
 Context = Callable[[int, tuple[int, ...]], Hashable]  # record, tokens before -> what a table looks up
 
 
@@ -26,7 +28,7 @@ class Task:
         ids: (N) their ids in the hybrid vocabulary.
         operation: (N,) index of the operation, < 0 = unknown. num_operations: How many there are.
         place: (N,) number of the window in its recording.
-        statistics: Sets of columns by name -> function from records (n,) to features (n, D).
+        statistics: Features (N, D) by the name of the columns that they describe.
     """
 
     lines: Sequence[str]
@@ -35,7 +37,7 @@ class Task:
     operation: np.ndarray
     num_operations: int
     place: np.ndarray
-    statistics: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ class _Tables:
 
 
 def window_statistics(values: np.ndarray) -> np.ndarray:
-    """Return mean, standard deviation, first and last value of each column of windows (n, T, C) -> (n, 4 C)."""
-    return np.concatenate([values.mean(1), values.std(1), values[:, 0], values[:, -1]], axis=1)
+    """Return mean, standard deviation, first and last value of each column of windows (n, T, C) -> (n, 4, C)."""
+    return np.stack([values.mean(1), values.std(1), values[:, 0], values[:, -1]], axis=1)
 
 
 def tree_answers(
@@ -156,9 +158,7 @@ def tree_answers(
     lines, code = np.unique(np.array([task.lines[record] for record in train.tolist()]), return_inverse=True)
     answers = {}
     for name, features in task.statistics.items():
-        x, new = features(train), features(asked)
-        if not x.shape[1]:
-            continue
+        x, new = features[train], features[asked]
         known = task.operation[train] >= 0
         model = ExtraTreesClassifier(trees, random_state=seed).fit(x[known], task.operation[train][known])
         prob = np.zeros((len(asked), task.num_operations))
@@ -169,3 +169,35 @@ def tree_answers(
             free = [str(line) for line in lines[model.predict(new)]]
         answers[f"trees: {name}"] = Answer(free=free, prob=prob)
     return answers
+
+
+def task_of(data: Any) -> Task:  # noqa: ANN401  # a GcodeData, which imports this file
+    """Return the windows of a datamodule as the simple models see them; its split has been applied."""
+    groups = data.channel_groups()
+    position = np.array(groups.get("machine_position", []), dtype=int)
+    rest = np.array([i for name, columns in groups.items() if name != "machine_position" for i in columns], dtype=int)
+    starts = range(0, len(data.lines), CHUNK)
+    chunks = [np.arange(start, min(start + CHUNK, len(data.lines))) for start in starts]
+    plain = np.concatenate([window_statistics(data.window_values(rows)[0]) for rows in chunks])
+    boards = data.boards()[1]
+    sets: dict[str, np.ndarray] = {"all columns": plain.reshape(len(plain), -1)}
+    if len(position) and len(rest):
+        sets["without machine position"] = plain[:, :, rest].reshape(len(plain), -1)
+        sets["machine position only"] = plain[:, :, position].reshape(len(plain), -1)
+    sets["board pattern"] = boards.astype(np.float32)
+    vocabulary = data.vocabulary
+    return Task(
+        lines=data.lines,
+        tokens=spelt(data.lines),
+        ids=[tuple(vocabulary.encode(line)) for line in data.lines],
+        operation=data.y,
+        num_operations=data.num_classes,
+        place=np.asarray(data.rows) // data.stride,
+        statistics=sets,
+    )
+
+
+def line_answers(task: Task, train: np.ndarray, asked: np.ndarray, trees: int = TREES) -> dict[str, Answer]:
+    """Ask all simple models about lines; windows without a line teach nothing."""
+    train = train[np.array([task.lines[record] != "" for record in train.tolist()], dtype=bool)]
+    return token_tables(task, train, asked) | tree_answers(task, train, asked, trees)

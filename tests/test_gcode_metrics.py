@@ -154,9 +154,9 @@ def test_the_file_gives_back_what_was_stored(tmp_path):
 
 
 def test_batches_of_other_widths_are_joined_in_the_order_of_the_records():
-    one = {"id": np.array([3, 1, -1]), "y_tokens": np.ones((3, 2), int), "y_fields": np.ones((3, 2, 5), int)}
-    two = {"id": np.array([0, 3]), "y_tokens": np.full((2, 4), 7), "y_fields": np.full((2, 4, 5), 7)}
+    one = {"id": np.array([3, 1, -1]), "tokens": np.ones((3, 2), int), "fields": np.ones((3, 2, 5), int)}
+    two = {"id": np.array([0, 3]), "tokens": np.full((2, 4), 7), "fields": np.full((2, 4, 5), 7)}
     found = joined([one, two])
     assert found["id"].tolist() == [0, 1, 3]
-    assert found["y_tokens"].tolist() == [[7] * 4, [1, 1, 0, 0], [1, 1, 0, 0]]
-    assert found["y_fields"][1, :, 0].tolist() == [1, 1, -1, -1]
+    assert found["tokens"].tolist() == [[7] * 4, [1, 1, 0, 0], [1, 1, 0, 0]]
+    assert found["fields"][1, :, 0].tolist() == [1, 1, -1, -1]

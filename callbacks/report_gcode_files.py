@@ -183,3 +183,50 @@ def _field_id(vocabulary: Any, letter: int, row: np.ndarray) -> int:  # noqa: AN
     names, place = (vocabulary.commands, row[1]) if kind == gcode_tokens.COMMAND else (vocabulary.params, row[2])
     known = kind in (gcode_tokens.COMMAND, gcode_tokens.LETTER) and 0 <= place < len(names)
     return int(vocabulary.ids.get(names[place], line_metrics.UNK)) if known else line_metrics.UNK
+
+
+@dataclass(frozen=True)
+class LineCounts(Predictions):
+    """The figures of a decoder by window, for tables of several runs.
+
+    Attributes:
+        counts: (N, K, 2) what is summed, and what it is divided by. figures: (K,) names of the figures.
+    """
+
+    counts: np.ndarray
+    figures: np.ndarray
+
+    @classmethod
+    def of(cls, found: LinePredictions) -> "LineCounts":
+        """Count the windows with a line."""
+        real = found.labelled()
+        counts = np.stack(list(real.sums.values()), axis=1)
+        return cls(real.id, real.group, real.y, real.prob, real.class_names, counts, np.array(list(real.sums)))
+
+    def labelled(self) -> "LineCounts":
+        """Return all: those without a line are left out already."""
+        return self
+
+    def sums(self, names: Sequence[str]) -> line_metrics.Sums:
+        """Return some figures as sums by record.
+
+        Raises:
+            ValueError: There is no figure of that name.
+        """
+        known = self.figures.tolist()
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"unknown metrics {unknown}; known of lines: {', '.join(known)}")
+        return {name: self.counts[:, known.index(name)] for name in names}
+
+
+def has_lines(path: str | Path) -> bool:
+    """Tell whether a file of predictions is that of a decoder.
+
+    Raises:
+        DataError: It is no npz.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return "free_ids.npy" in file.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a predictions file ({error}); run `test` again to write it") from error

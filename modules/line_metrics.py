@@ -132,8 +132,8 @@ def forced_sums(tokens: np.ndarray, fields: np.ndarray, forced: np.ndarray, by_i
     """
     real, asked = tokens != PAD, fields >= 0
     right = ((forced == fields) | ~asked).all(2) if by_id is None else (by_id == tokens) & (tokens != UNK)
-    for kind, head in ((COMMAND, 1), (LETTER, 2)):  # what the vocabulary has no command or letter for cannot be said
-        right &= (fields[..., 0] != kind) | asked[..., head]
+    for number, head in ((COMMAND, 1), (LETTER, 2)):  # what the vocabulary has no command or letter for cannot be said
+        right &= (fields[..., 0] != number) | asked[..., head]
     plain = real & (tokens != EOS) & (tokens != UNK)
     found = {"token_accuracy": _of(right, real), "token_accuracy_no_eos": _of(right, plain)}
     for kind, number in KINDS.items():

@@ -15,7 +15,10 @@ from datamodules.errors import DataError
 from datamodules.gcode_baselines import Answer, line_answers, task_of, tree_answers
 from datamodules.gcode_columns import CHOICES, Choice, Columns
 from datamodules.gcode_dataset import Augmentation, GcodeDataset, Scaled, Targets
+from datamodules.gcode_findings import findings, refused
 from datamodules.gcode_fitted import Fitted
+from datamodules.gcode_npz import PARTS, is_npz, padded, read_npz, write_npz, write_vocabulary
+from datamodules.gcode_prepared import read_prepared
 from datamodules.gcode_recordings import PARENTS, Recording, clean, files_of, operations_in_order, read_recording
 from datamodules.gcode_windows import TARGETS, Target, target_of, window_starts
 from datamodules.kept import Kept
@@ -192,7 +195,13 @@ class GcodeData(SplitDataModule):
         return [clean(one.frame, one.name, one.name, one.operation) for one in made]
 
     def _read_files(self, path: Path, labelled: bool) -> list[Recording]:
+        if labelled and is_npz(path):
+            if self.drop or self.columns == "brief":
+                raise DataError(f"{path}: these arrays do not name their channels: leave drop out, and columns: all")
+            return read_npz(path, self.window, self.vocabulary_path)
         files = files_of(path)
+        if self.prepared is not None:
+            return read_prepared(files, self.prepared, labelled)
         key = (labelled, *((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
         return _READ.get(
             key,
@@ -292,14 +301,17 @@ class GcodeData(SplitDataModule):
     def dataset(self, indices: np.ndarray, train: bool) -> Dataset[Batch]:
         """Return the dataset of all windows; which of them make a batch is the sampler's choice."""
         fitted, y = self._fitted(), self.y
-        if self._targets is None:
-            self._targets = Targets.make(self.lines, fitted.vocabulary, self.digits, self.max_tokens)
         augmentation = None
         if train and max(self.noise, self.scale, self.board_dropout) > 0:
             boards = tuple(tuple(channels) for channels in fitted.columns.boards().values())
             augmentation = Augmentation(self.noise, self.scale, self.board_dropout, boards)
         y = np.full(len(self.where), IGNORE) if y is None else y
-        return GcodeDataset(self._scale(), y, self._targets, augmentation, self.seed)
+        return GcodeDataset(self._scale(), y, self._tokens(), augmentation, self.seed)
+
+    def _tokens(self) -> Targets:
+        if self._targets is None:
+            self._targets = Targets.make(self.lines, self.vocabulary, self.digits, self.max_tokens)
+        return self._targets
 
     def window_values(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, T, C) float32 scaled values and (n, C) bool present of some windows, without augmentation."""
@@ -341,7 +353,7 @@ class GcodeData(SplitDataModule):
 
     def recording_names(self) -> list[str]:
         """Return the name of each window's recording, whatever the split takes for a group."""
-        return [self.recordings[i].name for i in self.where[:, 0]]
+        return [self.recordings[i].group or self.recordings[i].name for i in self.where[:, 0]]
 
     def baselines(self, part: str) -> dict[str, np.ndarray | None]:
         """Return what trees on plain statistics say about the operation of the windows of a part."""
@@ -352,6 +364,37 @@ class GcodeData(SplitDataModule):
     def line_baselines(self, part: str) -> dict[str, Answer]:
         """Return what tables without sensors, and trees on plain statistics, say about the lines of a part."""
         return line_answers(task_of(self), self.indices("train"), self.indices(part))
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """What no window holds, or was mended while reading, by kind."""
+        return refused(self.recordings)
+
+    def field_counts(self) -> dict[str, np.ndarray]:
+        """Return how often each type (4,), command and letter occurs in the training targets."""
+        fields = self._tokens().fields[self.indices("train")]
+        sizes = {"type": 4, "command": self.num_commands or 0, "param": self.num_params or 0}
+        parts = {name: fields[..., place] for place, name in enumerate(sizes)}
+        return {name: np.bincount(part[part >= 0], minlength=sizes[name]) for name, part in parts.items()}
+
+    def write_parts(self, folder: Path, table: pd.DataFrame) -> dict[str, int]:
+        """Write the parts of a split as the brief's three arrays, and the vocabulary beside them."""
+        written: dict[str, int] = {}
+        for part in PARTS:
+            rows = np.flatnonzero(table["part"].to_numpy() == part)
+            values, _, codes = self._scale().cut(rows)
+            write_npz(
+                folder,
+                part,
+                values=values,
+                codes=codes,
+                tokens=padded([self.vocabulary.encode(self.lines[row]) for row in rows]),
+                texts=[self.lines[row] for row in rows],
+                operations=[self.recordings[i].operation for i in self.where[rows, 0]],
+            )
+            written[part] = len(rows)
+        write_vocabulary(folder, self.vocabulary)
+        return written
 
     def tie_rate(self) -> float:
         """Return the share of windows in which several lines are equally frequent; the first of them is the target."""
@@ -369,7 +412,8 @@ class GcodeData(SplitDataModule):
 
     def findings(self) -> list[Finding]:
         """What was found while reading, for the audit."""
-        return []
+        leaky = self.protocol == "leaky_random_windows"
+        return findings(self.recordings, self.where, self.window, self.stride, leaky)
 
     def describe(self) -> dict[str, Any]:
         """Return plain facts about the data for the report."""
@@ -381,6 +425,7 @@ class GcodeData(SplitDataModule):
             "stride": self.stride,
             "target": self.target,
             "protocol": self.protocol,
+            "refused": self.refused,
         }
         if self.fitted is not None:
             facts |= {"input_dim": self.input_dim, "categories": self.categories, "vocab_size": self.vocab_size}

@@ -237,7 +237,7 @@ def _apart(rows: np.ndarray, names: list[str]) -> list[str]:
     gone: set[int] = set()
     for one in range(len(names)):
         for other in range(one + 1, len(names)):
-            if together[one, other]:
+            if together[one, other] and one not in gone and other not in gone:
                 gone.add(one if spread[one] < spread[other] else other)
     return [name for i, name in enumerate(names) if i not in gone]
 

@@ -17,6 +17,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -263,15 +264,14 @@ def parse_clock(column: pd.Series, source: str, notes: dict[str, int]) -> np.nda
 def _values(frame: pd.DataFrame, columns: Sequence[str], source: str, notes: dict[str, int]) -> np.ndarray:
     """(T, K) float32; infinite readings become missing ones and are noted."""
     parts = frame[list(columns)]
-    for column in columns:
-        if not pd.api.types.is_numeric_dtype(parts[column].dtype):
-            as_text = parts[column].astype("string").str.strip()
-            numbers = pd.to_numeric(as_text, errors="coerce")
-            bad = np.flatnonzero((numbers.isna() & as_text.notna() & (as_text != "")).to_numpy())
-            if len(bad):
-                raise DataError(f"{source}, row {bad[0]}: {column} is {parts[column].iloc[bad[0]]!r}, and not a number "
-                                f"({len(bad)} such rows); correct or empty these cells")  # fmt: skip
-            parts = parts.assign(**{column: numbers})
+    for column in [name for name, kind in parts.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]:
+        as_text = parts[column].astype("string").str.strip()
+        numbers = pd.to_numeric(as_text, errors="coerce")
+        bad = np.flatnonzero((numbers.isna() & as_text.notna() & (as_text != "")).to_numpy(dtype=bool, na_value=False))
+        if len(bad):
+            raise DataError(f"{source}, row {bad[0]}: {column} is {parts[column].iloc[bad[0]]!r}, and not a number "
+                            f"({len(bad)} such rows); correct or empty these cells")  # fmt: skip
+        parts = parts.assign(**{str(column): numbers})
     values = np.ascontiguousarray(parts.to_numpy(dtype=np.float32, na_value=np.nan))
     if infinite := int(np.isinf(values).sum()):
         notes["infinite readings"] = infinite
@@ -292,6 +292,12 @@ def _whole(frame: pd.DataFrame, column: str, source: str, notes: dict[str, int])
     return np.where(missing, -1, numbers).astype(np.int64)
 
 
+@lru_cache(maxsize=1 << 16)
+def _canonical(text: str) -> str:
+    """All recordings of a class have the same lines."""
+    return canonical(text)
+
+
 def _texts(column: pd.Series | None, rows: int, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """(T,) index of the canonical line of each row, and the lines in the order in which they come.
 
@@ -305,7 +311,7 @@ def _texts(column: pd.Series | None, rows: int, source: str) -> tuple[np.ndarray
     index = np.full(len(found) + 1, NO_TEXT, np.int64)  # the last is for code -1
     for place, text in enumerate(found):
         try:
-            line = canonical(str(text))
+            line = _canonical(str(text))
         except TokenError as error:
             row = int(np.flatnonzero(codes == place)[0])
             raise DataError(f"{source}, row {row}: gcode_string is no G-code: {error}; correct or empty it") from error

@@ -129,6 +129,13 @@ class GcodeEncoder(Classifier):
         """Return the outputs of the batch, with the anomaly of each window."""
         return super().test_step(batch, batch_idx) | self._anomaly(batch)
 
+    def export_answers(self, inputs: Batch) -> dict[str, Tensor]:
+        """Return the probabilities, and the anomaly of each window where the network reconstructs."""
+        if self.members or self.reconstruction == 0:
+            return super().export_answers(inputs)
+        outputs = self.encoder(**inputs)
+        return {"prob": outputs["logits"].float().softmax(1), "anomaly": outputs["error"]}
+
     def _anomaly(self, batch: Batch) -> dict[str, Tensor]:
         """Return the error (B,) of each window where the network reconstructs."""
         return {"anomaly": self.encoder(**self.net_inputs(batch))["error"]} if self.reconstruction > 0 else {}

@@ -59,7 +59,7 @@ class Grammar:
         params: The letters.
 
     Attributes:
-        conflicts: (C, C) bool: the second command may not join the first.
+        conflicts: (C, C) bool: the two commands may not be in one line.
         forbids: (C, P) bool: the letter may not follow the command.
         clashes: (P, P) bool: the second letter may not join the first; each letter comes once.
         needs: (C, P) bool: the command needs at least one of these letters; no letter marked = none needed.
@@ -73,10 +73,14 @@ class Grammar:
         every = "".join(params)
         never = [every if _STOP.fullmatch(name) else _NEVER.get(name, "") for name in commands]
         size, letters = len(self.commands), len(self.params)
-        self.conflicts = _table([[bool(a & b) for b in groups] for a in groups], size, size)
         self.forbids = _table([[letter in row for letter in params] for row in never], size, letters)
         self.clashes = _table([[b == a or b in _CLASH.get(a, "") for b in params] for a in params], letters, letters)
         self.needs = _table([[p in _NEEDS.get(name, "") for p in params] for name in commands], size, letters)
+        starved = self.needs.any(1)[None] & ~(
+            ~self.forbids @ self.needs.T
+        )  # the first forbids all that the second needs
+        together = _table([[bool(a & b) for b in groups] for a in groups], size, size)
+        self.conflicts = together | starved | starved.T
         self.possible = np.array([name not in _NEEDS for name in commands], bool) | self.needs.any(1)
         self.newline = self.commands.index(NEWLINE) if NEWLINE in self.commands else None
 

@@ -173,6 +173,7 @@ def test_a_file_that_is_no_vocabulary_is_named(tmp_path, content):
         ("G17 G18", False),
         ("M3", False),  # a spindle needs its speed
         ("M30 X1", False),
+        ("M30 M3", False),  # one forbids the letter that the other needs
         ("X1 G1", False),  # commands come first
         ("G1 F-3", False),
         ("H1", False),

@@ -35,14 +35,20 @@ class GcodeJudgement(pl.Callback):
             for every system whose data name their ``channel_groups``; one more pass over the part for each.
         anomaly_quantile: Share of the validation windows that lie below the threshold of an anomaly.
         examples: Lines in the table of examples.
+        smoothing: Neighbouring windows of a recording (odd) over which ``predict`` takes the majority operation.
     """
 
-    def __init__(self, sensors: bool = False, anomaly_quantile: float = 0.99, examples: int = 200) -> None:
+    def __init__(
+        self, sensors: bool = False, anomaly_quantile: float = 0.99, examples: int = 200, smoothing: int = 5
+    ) -> None:
         if not 0 < anomaly_quantile < 1 or examples < 1:
             raise ValueError(
                 f"anomaly_quantile={anomaly_quantile} must lie in 0 ... 1, and examples={examples} above 0"
             )
+        if smoothing < 1 or smoothing % 2 == 0:
+            raise ValueError(f"smoothing={smoothing} must be an odd number of windows, 1 = none")
         self.sensors, self.anomaly_quantile, self.examples = sensors, anomaly_quantile, examples
+        self.smoothing = smoothing
         self._outputs: list[Mapping[str, Tensor]] = []
         self._scores: list[tuple[Tensor, Tensor]] = []
         self._found: LinePredictions | None = None

@@ -34,6 +34,7 @@ from lightning_project.init_from import begin_with
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, class_at, import_all
 from lightning_project.predictions import write_predictions_of
+from lightning_project.predictions_gcode import write_windows_of
 from lightning_project.predictions_language import write_losses_of
 from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
@@ -216,6 +217,8 @@ class ProjectCLI(LightningCLI):
     def predict(self, model: System, datamodule: SplitDataModule, ckpt_path: str) -> None:
         """Predict and write `predict/predictions.csv`."""
         write = write_losses_of if model.PREDICTS == "text" else write_predictions_of
+        if hasattr(datamodule, "recording_names"):  # windows of recordings, of either stage
+            write = write_windows_of
         write(self.trainer, self.run.path, model, datamodule, ckpt_path)
 
     def close(self) -> None:

@@ -27,6 +27,10 @@ RUN_FILES = (
 TEST_FILES = ("metrics.json", "results.csv", "predictions_test.npz")
 OF_CLASSES = ("per_class.csv", "confusion.csv", "confusion.png", "per_class.png", "calibration.png")
 OF_TEXT = ("panel.csv", "by_position.csv", "by_distance.csv")
+OF_LINES = (
+    *("heads.csv", "kinds.csv", "lengths.csv", "operations.csv", "recordings.csv", "examples.csv"),
+    *("confusion.csv", "confusion.png", "recordings.png"),
+)
 
 
 def fit(name: str, *more: str, system: str = "signs") -> Path:
@@ -67,7 +71,7 @@ def plain(system, tmp_path_factory):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_leaves_every_file_that_is_promised(system, plain):
     assert [name for name in RUN_FILES if not (plain / name).is_file()] == []
-    kind = OF_CLASSES if system in CLASSIFIERS else OF_TEXT
+    kind = OF_CLASSES if system in CLASSIFIERS else {"language": OF_TEXT, "gcode_decoder": OF_LINES}[system]
     assert [name for name in TEST_FILES + kind if not (plain / "test" / name).is_file()] == []
 
 

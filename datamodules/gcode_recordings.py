@@ -45,6 +45,7 @@ CHANNELS = {
 }  # fmt: skip
 SUFFIXES = (".parquet", ".csv")
 _NAME = re.compile(r"(?P<operation>[A-Za-z][A-Za-z0-9]*)_(?P<number>\d+)(_aligned)?")
+CLOCK = re.compile(r"^(?:(\d{1,2}):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)$")  # hours, minutes, seconds
 NO_TEXT = -1  # a row without a line of the program
 NO_CODE = -1  # a report without this code
 
@@ -248,17 +249,22 @@ def parse_clock(column: pd.Series, source: str, notes: dict[str, int]) -> np.nda
     Raises:
         DataError: A row that is neither.
     """
-    pieces = column.astype("string").str.strip().str.extract(r"^(?:(\d{1,2}):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)$")
+    pieces = column.astype("string").str.strip().str.extract(CLOCK.pattern)
     bad = np.flatnonzero(pieces[1].isna().to_numpy())
     if len(bad):
-        raise DataError(f"{source}, row {bad[0]}: t_console is {column.iloc[bad[0]]!r}, and not a time as 12:40:01.926 "
-                        f"({len(bad)} such rows); write it so")  # fmt: skip
+        raise _refusal(source, column, bad, "a time as 12:40:01.926")
     short = pieces[0].isna().to_numpy()
     if short.any():
         notes["rows with a clock without hours"] = int(short.sum())
     hours = pieces[0].fillna("0").to_numpy(dtype=str).astype(float)
     return (hours * 3600 + pieces[1].to_numpy(dtype=str).astype(float) * 60
             + pieces[2].to_numpy(dtype=str).astype(float))  # fmt: skip
+
+
+def _refusal(source: str, column: pd.Series, bad: np.ndarray, wanted: str) -> DataError:
+    first = str(column.iloc[bad[0]])
+    return DataError(f"{source}, row {bad[0]}: {column.name} is {first!r}, and not {wanted} ({len(bad)} such rows); "
+                     "correct these cells, or leave the rows out")  # fmt: skip
 
 
 def _values(frame: pd.DataFrame, columns: Sequence[str], source: str, notes: dict[str, int]) -> np.ndarray:
@@ -269,8 +275,7 @@ def _values(frame: pd.DataFrame, columns: Sequence[str], source: str, notes: dic
         numbers = pd.to_numeric(as_text, errors="coerce")
         bad = np.flatnonzero((numbers.isna() & as_text.notna() & (as_text != "")).to_numpy(dtype=bool, na_value=False))
         if len(bad):
-            raise DataError(f"{source}, row {bad[0]}: {column} is {parts[column].iloc[bad[0]]!r}, and not a number "
-                            f"({len(bad)} such rows); correct or empty these cells")  # fmt: skip
+            raise _refusal(source, parts[column], bad, "a number")
         parts = parts.assign(**{str(column): numbers})
     values = np.ascontiguousarray(parts.to_numpy(dtype=np.float32, na_value=np.nan))
     if infinite := int(np.isinf(values).sum()):
@@ -285,8 +290,7 @@ def _whole(frame: pd.DataFrame, column: str, source: str, notes: dict[str, int])
     missing = ~np.isfinite(numbers)
     bad = np.flatnonzero((numbers != np.floor(numbers)) & ~missing | (missing & frame[column].notna().to_numpy()))
     if len(bad):
-        raise DataError(f"{source}, row {bad[0]}: {column} is {frame[column].iloc[bad[0]]!r}, and not a whole number "
-                        f"({len(bad)} such rows); correct or empty these cells")  # fmt: skip
+        raise _refusal(source, frame[column], bad, "a whole number")
     if missing.any():
         notes[f"rows without {column}"] = int(missing.sum())
     return np.where(missing, -1, numbers).astype(np.int64)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modules.gcode_grammar import Grammar
 from modules.gcode_tokens import (
     BOS,
     COMMAND,
@@ -24,6 +23,7 @@ from modules.gcode_tokens import (
     Vocabulary,
     step,
 )
+from modules.line_grammar import Grammar
 
 Lines = dict[str, Tensor]  # what was written of B lines: ``commands`` (B, C), ``letters`` (B, P), ``open`` (B,)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from modules.gcode_grammar import NEWLINE, Grammar
+from modules.line_grammar import NEWLINE, Grammar
 
 SPECIALS = ("PAD", "BOS", "EOS", "UNK", "MASK")
 PAD, BOS, EOS, UNK, MASK = range(5)

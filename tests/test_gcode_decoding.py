@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from modules.gcode_decoding import Decoding, Writer
-from modules.gcode_grammar import Grammar
 from modules.gcode_tables import TokenTables
 from modules.gcode_tokens import BOS, EOS, NUMBER, PAD, UNK, Vocabulary, canonical, valid
+from modules.line_grammar import Grammar
 from modules.nets.gcode_decoder import Shape, build_decoder
 from modules.nets.gcode_heads import Sizes
 from tests.test_gcode_tokens import LINES, made_line

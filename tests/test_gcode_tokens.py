@@ -7,7 +7,6 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from modules.gcode_grammar import Grammar
 from modules.gcode_tokens import (
     EOS,
     LETTERS,
@@ -25,6 +24,7 @@ from modules.gcode_tokens import (
     valid,
     words,
 )
+from modules.line_grammar import Grammar
 
 LINES = [
     *(

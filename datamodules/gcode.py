@@ -6,7 +6,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from datamodules.audit import Finding
 from datamodules.base import IGNORE, SplitDataModule
@@ -14,22 +13,20 @@ from datamodules.curriculum import Curriculum
 from datamodules.errors import DataError
 from datamodules.gcode_baselines import Answer, line_answers, task_of, tree_answers
 from datamodules.gcode_columns import CHOICES, Choice, Columns
-from datamodules.gcode_dataset import Augmentation, GcodeDataset, Scaled, Targets
+from datamodules.gcode_dataset import Augmentation, GcodeDataset, Scaled
 from datamodules.gcode_findings import findings, refused
 from datamodules.gcode_fitted import Fitted
-from datamodules.gcode_npz import PARTS, is_npz, padded, read_npz, write_npz, write_vocabulary
-from datamodules.gcode_prepared import read_prepared
-from datamodules.gcode_recordings import PARENTS, Recording, clean, files_of, operations_in_order, read_recording
-from datamodules.gcode_windows import TARGETS, Target, target_of, window_starts
-from datamodules.kept import Kept
+from datamodules.gcode_npz import PARTS, padded, write_npz, write_vocabulary
+from datamodules.gcode_recordings import PARENTS, Recording, operations_in_order
+from datamodules.gcode_sources import arrays_of, generated, recordings_of
+from datamodules.gcode_targets import Lines, Targets
+from datamodules.gcode_windows import TARGETS, Target, window_starts
 from datamodules.samplers import Batch
 from datamodules.splits import split_hash
-from datamodules.synthetic.gcode import make_recordings
-from modules.gcode_tokens import Digits, Vocabulary, tokens
+from modules.gcode_tokens import Digits, Vocabulary
 
 Protocol = Literal["by_recording", "leaky_random_windows"]
 PROTOCOLS = ("by_recording", "leaky_random_windows")
-_READ: Kept[list[Recording]] = Kept()
 
 
 class GcodeData(SplitDataModule):
@@ -72,7 +69,7 @@ class GcodeData(SplitDataModule):
         synthetic_noise: Strength of the synthetic noise.
         batch_size: Global batch size, over all processes.
         num_workers: Loader processes.
-        bucket: Windows are equally long: no effect here.
+        bucket: Batches of windows whose targets are similarly long, which pads less.
         balanced: Draw the training samples so that each class is equally likely.
         sample_weights: CSV (id, weight) of how much each training sample counts.
         predict_part: Predict this part of the run's own split in place of new recordings.
@@ -135,9 +132,7 @@ class GcodeData(SplitDataModule):
         self.source_name = ""
         self.recordings: list[Recording] = []
         self.where = np.empty((0, 2), np.int64)  # recording and first row of each window
-        self.lines: list[str] = []  # target text of each window; "" where there is none
-        self.ties = np.empty(0, bool)  # windows in which several lines are equally frequent
-        self.cut_short = 0  # targets of several lines that did not fit
+        self._lines = Lines.none(0)
         self.fitted: Fitted | None = None
         self._fitted_on = ""
         self._scaled: Scaled | None = None
@@ -171,11 +166,15 @@ class GcodeData(SplitDataModule):
     def read_records(self) -> pd.DataFrame:
         """Read the recordings, or generate them, and cut them into windows."""
         if self.path is None:
-            key: object = ("synthetic", *self.synthetic.values())
-            recordings = _READ.get(key, self._generate)
-            self.source_name = f"synthetic (generated, seed {self.synthetic['seed']})"
+            recordings, self.source_name = (
+                generated(**self.synthetic),
+                f"synthetic (generated, seed {self.synthetic['seed']})",
+            )
         else:
-            recordings, self.source_name = self._read_files(Path(self.path), labelled=True), self.path
+            names_used = bool(self.drop) or self.columns == "brief"
+            arrays = arrays_of(self.path, self.window, self.vocabulary_path, names_used)
+            recordings = recordings_of(self.path, self.prepared, labelled=True) if arrays is None else arrays
+            self.source_name = self.path
         records = self._take(recordings)
         self.source_classes = operations_in_order(set(records["label"]))
         return records
@@ -184,29 +183,11 @@ class GcodeData(SplitDataModule):
         """Read the recordings to predict; text in them is left alone."""
         if self.predict_path is None:
             return super().read_predict_records()
-        recordings = self._read_files(Path(self.predict_path), labelled=False)
+        recordings = recordings_of(self.predict_path, self.prepared, labelled=False)
         self.table, self.y, self.source_name = None, None, self.predict_path
         records = self._take(recordings)
-        self.lines, self.ties = [""] * len(records), np.zeros(len(records), bool)
+        self._lines = Lines.none(len(records))
         return records.assign(label="", given="")
-
-    def _generate(self) -> list[Recording]:
-        made = sorted(make_recordings(**self.synthetic), key=lambda one: one.name)  # the order of files
-        return [clean(one.frame, one.name, one.name, one.operation) for one in made]
-
-    def _read_files(self, path: Path, labelled: bool) -> list[Recording]:
-        if labelled and is_npz(path):
-            if self.drop or self.columns == "brief":
-                raise DataError(f"{path}: these arrays do not name their channels: leave drop out, and columns: all")
-            return read_npz(path, self.window, self.vocabulary_path)
-        files = files_of(path)
-        if self.prepared is not None:
-            return read_prepared(files, self.prepared, labelled)
-        key = (labelled, *((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-        return _READ.get(
-            key,
-            lambda: [read_recording(file, labelled) for file in tqdm(files, "recordings", disable=None, leave=False)],
-        )
 
     def _take(self, recordings: list[Recording]) -> pd.DataFrame:
         """Keep recordings, and make one record for each of their windows."""
@@ -269,32 +250,15 @@ class GcodeData(SplitDataModule):
         self.vocab_size = len(fitted.vocabulary)
         self.num_commands, self.num_params = len(fitted.vocabulary.commands), len(fitted.vocabulary.params)
         if self.table is not None:
-            self._find_lines(fitted)
-
-    def _find_lines(self, fitted: Fitted) -> None:
-        """Find the target text of each window."""
-        texts = [fitted.texts_of(rec) if self.fill_text else (rec.text, rec.texts) for rec in self.recordings]
-        lines, ties = [], []
-        self.cut_short = 0
-        for i, start in self.where.tolist():
-            text, names = texts[i]
-            found, tie = target_of(text[start : start + self.window], self.target, self.max_lines)
-            lines.append(self._joined([names[place] for place in found]))
-            ties.append(tie)
-        self.lines, self.ties = lines, np.array(ties)
-
-    def _joined(self, lines: list[str]) -> str:
-        """Several lines as one text; of more than fit, the last ones."""
-        if self.target != "all":
-            return "".join(lines)
-        room, kept = self.max_tokens - 1, 0
-        for line in reversed(lines):
-            room -= len(tokens(line)) + (kept > 0)
-            if room < 0:
-                break
-            kept += 1
-        self.cut_short += kept < len(lines)
-        return "\n".join(lines[len(lines) - kept :])
+            self._lines = Lines.find(
+                self.recordings,
+                self.where,
+                self.window,
+                target=self.target,
+                max_lines=self.max_lines,
+                max_tokens=self.max_tokens,
+                refill=fitted if self.fill_text else None,
+            )
 
     # batches
 
@@ -312,6 +276,10 @@ class GcodeData(SplitDataModule):
         if self._targets is None:
             self._targets = Targets.make(self.lines, self.vocabulary, self.digits, self.max_tokens)
         return self._targets
+
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each target, its end included; 0 where there is none."""
+        return self._tokens().lengths
 
     def window_values(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, T, C) float32 scaled values and (n, C) bool present of some windows, without augmentation."""
@@ -334,6 +302,11 @@ class GcodeData(SplitDataModule):
     def fitted_columns(self) -> Columns:
         """Channels with their scale."""
         return self._fitted().columns
+
+    @property
+    def lines(self) -> list[str]:
+        """Target text of each window; "" where there is none."""
+        return self._lines.texts
 
     @property
     def rows(self) -> np.ndarray:
@@ -398,7 +371,7 @@ class GcodeData(SplitDataModule):
 
     def tie_rate(self) -> float:
         """Return the share of windows in which several lines are equally frequent; the first of them is the target."""
-        return float(self.ties.mean()) if len(self.ties) else 0.0
+        return float(self._lines.ties.mean()) if len(self.lines) else 0.0
 
     def facets(self) -> dict[str, np.ndarray]:
         """Return whether the tool of each window was damaged."""

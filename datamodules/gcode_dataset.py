@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.base import IGNORE
-from datamodules.errors import DataError
 from datamodules.gcode_columns import Columns
 from datamodules.gcode_recordings import Recording
+from datamodules.gcode_targets import Targets
 from datamodules.samplers import Batch, IndexBatch
-from modules.gcode_tokens import EOS, NO_TARGET, PAD, SPECIAL, Digits, TokenError, Vocabulary
+from modules.gcode_tokens import NO_TARGET, PAD
 
 
 @dataclass(frozen=True)
@@ -48,48 +48,6 @@ class Scaled:
             np.stack([self.present[i] for i, _ in places]),
             np.stack([self.codes[i][span] for i, span in places]),
         )
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Tokens of the target of each window.
-
-    Attributes:
-        tokens: (N, L) int64 flat ids with EOS, then PAD; nothing but PAD for a window without a line.
-        fields: (N, L, F) int64 fields with that of EOS; -1 where there is none.
-        lengths: (N,) tokens with EOS.
-    """
-
-    tokens: np.ndarray
-    fields: np.ndarray
-    lengths: np.ndarray
-
-    @classmethod
-    def make(cls, lines: Sequence[str], vocabulary: Vocabulary, digits: Digits, max_tokens: int) -> "Targets":
-        """Encode lines; each distinct one once.
-
-        Raises:
-            DataError: A line that has too many tokens, or a number that the digits cannot hold.
-        """
-        distinct = sorted(set(lines) - {""})
-        number = {line: i for i, line in enumerate(distinct)}
-        try:
-            flat = [[*vocabulary.encode(line), EOS] for line in distinct]
-            parts = [vocabulary.fields(line, digits) for line in distinct]
-        except TokenError as error:
-            raise DataError(f"a line has no tokens: {error}; take digits: 6, or leave the recording out") from error
-        longest = max(map(len, flat), default=1)
-        if longest > max_tokens:
-            line = distinct[int(np.argmax([len(ids) for ids in flat]))]
-            raise DataError(f"{line!r} has {longest} tokens with its end: set max_tokens to at least that")
-        tokens = np.full((len(distinct) + 1, longest), PAD, np.int64)  # the last row is for windows without a line
-        fields = np.full((*tokens.shape, 4 + digits), NO_TARGET, np.int64)
-        for row, (ids, part) in enumerate(zip(flat, parts, strict=True)):
-            tokens[row, : len(ids)] = ids
-            fields[row, : len(part)], fields[row, len(part), 0] = part, SPECIAL
-        rows = np.array([number.get(line, len(distinct)) for line in lines], dtype=np.int64)
-        lengths = np.array([*map(len, flat), 0])
-        return cls(tokens[rows], fields[rows], lengths[rows])
 
 
 @dataclass(frozen=True)

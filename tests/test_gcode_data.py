@@ -130,8 +130,8 @@ def test_the_line_is_the_most_frequent_one_of_the_window(data):
         if texts:
             assert texts.count(data.lines[row]) == max(map(texts.count, texts))
             most = [text for text in texts if texts.count(text) == texts.count(data.lines[row])]
-            assert data.lines[row] == most[0] and data.ties[row] == (len(set(most)) > 1)
-    assert data.tie_rate() == data.ties.mean() > 0
+            assert data.lines[row] == most[0] and data._lines.ties[row] == (len(set(most)) > 1)
+    assert data.tie_rate() == data._lines.ties.mean() > 0
 
 
 @pytest.mark.parametrize("digits", [4, 6])
@@ -153,7 +153,7 @@ def test_targets_last_and_all():
             assert "\n".join(runs).endswith(every.lines[row]) and every.lines[row].endswith(last.lines[row])
             assert two.lines[row] == "\n".join(runs[-2:])
     longest = max((len(every.vocabulary.encode(line)) for line in every.lines), default=0)
-    assert 20 < longest < 64 and every.cut_short > 0
+    assert 20 < longest < 64 and every._lines.cut_short > 0
     ids = whole(every)["y_tokens"]
     assert every.vocabulary.decode(ids[0].tolist()) == every.lines[every.indices("train")[0]]
 
@@ -525,3 +525,31 @@ def test_facts_for_the_report(data):
     levels = data.class_levels()
     assert levels["program"][-3:] == ["adaptive150025", "face150025", "pocket150025"]
     assert set(levels["kind"]) == {"adaptive", "face", "pocket"}
+
+
+def test_batches_of_similar_targets_pad_less(data):
+    def padding(made):
+        return sum((batch["y_tokens"] == PAD).sum().item() for batch in made.train_dataloader())
+
+    assert padding(ready(bucket=True)) < padding(data)
+    np.testing.assert_array_equal(data.lengths()[data.indices("train")], (whole(data)["y_tokens"] != PAD).sum(1))
+
+
+def test_workers_change_nothing(data):
+    settings = {"noise": 0.1, "board_dropout": 0.2}
+    own, workers = ready(**settings).train_dataloader(), ready(num_workers=2, **settings).train_dataloader()
+    assert all(same(one, two) for one, two in zip(own, workers, strict=True))
+
+
+def test_tokens_of_arrays_are_read_where_texts_are_objects(arrays, data, tmp_path):
+    for part in ("train", "val", "test"):
+        with np.load(arrays / f"{part}_sequences.npz") as file:
+            content = {**file, "gcode_texts": file["gcode_texts"].astype(object)}
+        content["tokens"][0, :2] = [3, 3]  # unknown words of a foreign vocabulary
+        np.savez(tmp_path / f"{part}_sequences.npz", **content)
+    read = GcodeData(**{**SMALL, "path": str(tmp_path), "vocabulary": str(arrays / "vocabulary.json")})
+    read.setup("fit")
+    read.apply_split(read.records.assign(part=read.records["given"]))
+    first, *rest = read.indices("train")
+    assert read.lines[first] == "", "what an unknown word was, nobody can say"
+    assert [read.lines[row] for row in rest] == [data.lines[row] for row in data.indices("train")[1:]]

@@ -105,6 +105,7 @@ def test_reloading_needs_no_data_and_gives_the_test_probabilities(system, plain)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the split leaks")  # what the leaky variants are for
 @pytest.mark.parametrize(("system", "variant"), VARIANTS, ids=lambda value: getattr(value, "stem", None) or "")
 def test_each_variant_trains_and_differs_from_the_plain_recipe(system, variant, plain, tmp_path_factory):
     models = tmp_path_factory.getbasetemp() / f"models of {system}"

@@ -159,8 +159,9 @@ class TokenDecoder(nn.Module):
         super().__init__()
         width = shape.width
         self.sizes, self.shape = sizes, shape
-        self.operation = nn.Embedding(sizes.num_classes, width // 4) if conditioned else None
-        inputs = memory_dim + (width // 4 if conditioned else 0)
+        beside = conditioned and shape.cross_attention
+        self.operation = nn.Embedding(sizes.num_classes, width // 4) if beside else None
+        inputs = memory_dim + (width // 4 if beside else 0)
         self.memory = (
             nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(shape.dropout))
             if shape.cross_attention

@@ -105,13 +105,15 @@ class GcodeJudgement(pl.Callback):
         drawn = line_metrics.resampled(found.sums, found.group, bootstrap) if bootstrap else {}
         others, notes = simple_lines(data, part, found.id, baselines)
         right = found.sums["line_accuracy"][:, 0]
+        expected = sum(data.lines[row] != "" for row in data.indices(part))
+        spoil = self.sensors and len(found.id) == expected  # all of the part, not what limits left of it
         return {
             "kind": "lines",
             "part": part,
             "n": len(found.id),
             "n_groups": len(np.unique(found.group)),
             "evaluated": len(found.id),
-            "expected": len(data.indices(part)),
+            "expected": expected,
             "num_classes": len(found.class_names),
             "vocabulary": len(data.vocabulary),
             "window": data.window,
@@ -126,7 +128,7 @@ class GcodeJudgement(pl.Callback):
                 "error": line_metrics.calibration_error(found.confidence, right),
                 "coverage": line_metrics.at_coverage(found.confidence, right, COVERAGE),
             },
-            "sensors": self._spoilt(trainer, module, part, found.sums, found.group, bootstrap) if self.sensors else [],
+            "sensors": self._spoilt(trainer, module, part, found.sums, found.group, bootstrap) if spoil else [],
         }
 
     def _spoilt(
@@ -220,6 +222,8 @@ class GcodeJudgement(pl.Callback):
             return
         folder = Path(trainer.default_root_dir) / _stage(trainer)
         found = Predictions.load(folder / "predictions_test.npz")  # those of all windows, in the order of the records
+        if len(found.id) < len(_data(trainer).indices("test")):
+            return  # limits cut the part short
         ours = {"operation_accuracy": np.stack([found.prob.argmax(1) == found.y, found.y != -1], 1).astype(float)}
         rows = self._spoilt(trainer, pl_module, "test", ours, found.group, report.bootstrap)
         report_gcode_tables.write_sensors(folder, rows)

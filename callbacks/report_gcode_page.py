@@ -184,18 +184,19 @@ def sensors(rows: Sequence[Mapping[str, Any]]) -> str:
             row["mode"],
             row["columns"],
             *(number(row["values"][m]) + f", lost {_difference(row, m)}" for m in metrics),
+            f"{brief.LOST[row['sensor']]:.3f}" if row["mode"] == "zeroed" and row["sensor"] in brief.LOST else "",
         ]
         for row in rows
     ]
     return "\n\n".join(
         [
             "## Sensors spoilt while judging",
-            table(["sensor", "how", "columns", *(words[metric] for metric in metrics)], cells),
-            "*Zeroed*: the columns hold the middle of the training values, as in the brief's table (there, drops were "
-            "relative and windows random). *Permuted*: they hold those of another window of the same recording, so "
-            "what is lost is what they say about the moment; what tells the recording apart stays. Lost: this model "
-            "as it is minus the spoilt one, in points, with intervals by recording. Dropping a sensor and training "
-            "anew is another question: `ablate configs/ablations/gcode_modalities.yaml`.",
+            table(["sensor", "how", "columns", *(words[m] for m in metrics), "the brief's tokens lost"], cells),
+            "*Zeroed*: the columns hold the middle of the training values. The brief did the same on random windows; "
+            "its drops, printed as relative ones, stand here in points. *Permuted*: they hold those of another window "
+            "of the same recording: what is lost is what they say about the moment, and what tells the recording apart "
+            "stays. Lost: this model as it is minus the spoilt one, in points, with intervals by recording. Dropping a "
+            "sensor and training anew is another question: `ablate configs/ablations/gcode_modalities.yaml`.",
         ]
     )
 

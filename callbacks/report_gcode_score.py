@@ -24,9 +24,7 @@ def measured(sums: line_metrics.Sums) -> dict[str, float]:
     return {name: value for name, value in line_metrics.measured(sums).items() if not np.isnan(value)}
 
 
-def beside(
-    sums: line_metrics.Sums, ours: Mapping[str, np.ndarray], group: np.ndarray, bootstrap: int
-) -> dict[str, Any]:
+def beside(sums: line_metrics.Sums, ours: line_metrics.Sums, group: np.ndarray, bootstrap: int) -> dict[str, Any]:
     """Return another model's figures on the same windows, and ours minus them, with intervals by recording.
 
     Args:
@@ -35,14 +33,13 @@ def beside(
         group: (N,) recordings.
         bootstrap: Resamples, 0 = no intervals.
     """
-    values = measured(sums)
-    both = [name for name in values if name in ours]
-    own = line_metrics.measured({name: ours[name] for name in both})
+    values, own = measured(sums), measured(ours)
+    both = [name for name in values if name in own]
     entry: dict[str, Any] = {"values": values}
     if not bootstrap:
         return entry | {"difference": {name: [own[name] - values[name]] for name in both}}
     drawn = line_metrics.resampled(sums, group, bootstrap)
-    mine = line_metrics.resampled({name: ours[name] for name in both}, group, bootstrap)
+    mine = line_metrics.resampled({name: ours[name] for name in both}, group, bootstrap)  # of the same recordings
     ends = line_metrics.intervals({name: mine[name] - drawn[name] for name in both}, LEVEL)
     entry["intervals"] = line_metrics.intervals(drawn, LEVEL)
     entry["difference"] = {name: [own[name] - values[name], *ends.get(name, ())] for name in both}

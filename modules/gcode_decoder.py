@@ -25,6 +25,7 @@ from modules.nets.gcode_pair import EncoderDecoder
 from modules.optim import parameter_groups
 
 _WINDOW = ("continuous", "present", "categorical")
+_FITTED_ON = 4096  # training windows that bins are fitted on, at most
 _NOISE = 1  # tells the noise of the memory from other numbers that belong to a window
 
 
@@ -180,6 +181,10 @@ class GcodeDecoder(System):
             if data is not None:
                 self._check_encoder(run.path, run.split, {"operations": run.class_names, "channels": run.channels})
         super().setup(stage)
+        summary = self.pair.decoder.summary
+        if summary is not None and summary.bins and stage == "fit" and self.trainer.ckpt_path is None:
+            values, _ = data.window_values(_spread(data.indices("train"), _FITTED_ON))  # type: ignore[union-attr]
+            summary.fit(torch.as_tensor(values))
         if stage == "fit" and self.losses.class_weight != "none":
             counts = {name: torch.as_tensor(x) for name, x in data.field_counts().items()}  # type: ignore[union-attr]
             self.loss.use_counts(self._padded(counts))
@@ -403,3 +408,8 @@ class GcodeDecoder(System):
 
 def _written(free: Written) -> dict[str, Tensor]:
     return {"free_tokens": free.tokens, "free_fields": free.fields, "free_log_prob": free.log_prob}
+
+
+def _spread(indices: Any, count: int) -> Any:  # noqa: ANN401  # an array of numpy
+    """At most so many of some indices, from all over them."""
+    return indices[:: -(-len(indices) // count)] if len(indices) > count else indices

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from modules.nets.gcode_decoder import Block, Shape, build_decoder, sinusoid, summarised
+from modules.nets.gcode_decoder import Block, Shape, build_decoder, sinusoid
 from modules.nets.gcode_encoder import build_encoder
 from modules.nets.gcode_heads import Sizes
 from modules.nets.gcode_pair import EncoderDecoder
+from modules.nets.gcode_summary import Summary, statistics_of
 
 TINY = {"width": 16, "attention_heads": 2, "layers": 2, "ffn": 16, "dropout": 0.0, "input_dropout": 0.0}
 SIZES = Sizes(num_classes=3, vocab_size=20, num_commands=4, num_params=5, digits=6, max_tokens=8)
@@ -46,7 +47,7 @@ def lively(**settings: object):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return net, torch.randn(3, 9, 7), torch.tensor([0, 1, 2]), torch.randn(3, 20)
+    return net, torch.randn(3, 9, 7), torch.tensor([0, 1, 2]), torch.randn(3, 9, 5)
 
 
 def test_a_block_is_torchs_own_decoder_layer():
@@ -104,14 +105,33 @@ def test_positions_tell_the_places_of_tokens_apart():
     assert sinusoid(3, 4)[1].tolist() == pytest.approx([0.841471, 0.540302, 0.0099998, 0.99995], abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["memory", "window"])
-def test_a_summary_reaches_every_token(kind):
-    net, memory, operation, summary = lively(summary=kind)
-    wide = torch.randn(3, 28) if kind == "memory" else summary
-    base, other = told(net, memory, operation, wide), told(net, memory, operation, wide + 1)
+@pytest.mark.parametrize("settings", [{"summary": "memory"}, {"summary": "window", "summary_bins": 4},
+                                      {"summary": "window", "summary_blocks": 3}])  # fmt: skip
+@pytest.mark.parametrize("network", ["transformer", "lstm"])
+def test_a_summary_reaches_every_token(settings, network):
+    net, memory, operation, window = lively(network=network, **settings)
+    seen = memory if settings["summary"] == "memory" else window
+    base, other = told(net, memory, operation, seen), told(net, memory, operation, seen.roll(1, 0))
     assert ((base - other).abs().amax(-1) > 1e-6).all()
+
+
+def test_statistics_of_a_window_by_hand():
     x = torch.tensor([[[1.0], [3.0], [8.0]]])
-    assert summarised(x)[0].tolist() == pytest.approx([4.0, (26 / 3) ** 0.5, 1.0, 8.0], rel=1e-5)
+    wanted = [4.0, (26 / 3) ** 0.5, 1.0, 8.0, 1.0 - 4.0, 5.5 - 4.0]
+    assert statistics_of(x, 2)[0].tolist() == pytest.approx(wanted, rel=1e-5)
+    assert statistics_of(x, 0)[0].tolist() == pytest.approx(wanted[:4], rel=1e-5)
+
+
+def test_bins_are_equally_full_and_linear_inside():
+    windows = torch.arange(101.0)[:, None, None].expand(-1, 2, 1)
+    summary = Summary(1, 4, 4, 0, 0.0, 0.0)
+    summary.fit(windows)
+    torch.testing.assert_close(summary.edges[0], torch.tensor([0.0, 25, 50, 75, 100]), atol=1e-3, rtol=0)
+    seen = []
+    summary.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    summary.eval()(torch.full((1, 2, 1), 60.0))
+    torch.testing.assert_close(seen[0][0, :4], torch.tensor([1, 1, 0.4, 0]), atol=1e-3, rtol=0)
+    assert summary.edges.diff().gt(0).all()  # also of the deviation, which is the same everywhere
 
 
 def test_inputs_that_are_fields_need_no_entry_of_the_vocabulary():

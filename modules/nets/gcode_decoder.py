@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.nets.gcode_heads import SIGNS, TYPES, Heads, Sizes
+from modules.nets.gcode_summary import Summary
 
 State = dict[str, Tensor]  # rows of a batch first, in each tensor
 
@@ -34,7 +35,9 @@ class Shape:
             brief.
         cross_attention: The tokens look at the memory; without it they see the operation alone, in the digits.
         positions: Sinusoidal positions of the tokens.
-        summary: Mean, deviation, first and last row of the memory or of the window itself, added to each token.
+        summary: Statistics of the memory, or of the window itself, as a vector that is added to each token.
+        summary_bins: Bins of each statistic, fitted on training windows; 0 takes it as it is. They need a window.
+        summary_blocks: Blocks of rows whose means are among the statistics.
     """
 
     network: Literal["transformer", "lstm"] = "transformer"
@@ -52,17 +55,14 @@ class Shape:
     cross_attention: bool = True
     positions: bool = True
     summary: Literal["none", "memory", "window"] = "none"
+    summary_bins: int = 0
+    summary_blocks: int = 0
 
     def __post_init__(self) -> None:
         if self.width % 4 or self.width % self.attention_heads:
             raise ValueError(f"width={self.width} must be divisible by 4 and by {self.attention_heads} heads")
-
-
-def summarised(x: Tensor) -> Tensor:
-    """Return mean, standard deviation, first and last row (B, 4 D) of (B, T, D)."""
-    mean = x.mean(1)
-    spread = ((x - mean[:, None]).square().mean(1) + 1e-6).sqrt()
-    return torch.cat([mean, spread, x[:, 0], x[:, -1]], 1)
+        if min(self.summary_bins, self.summary_blocks) < 0 or (self.summary_bins and self.summary != "window"):
+            raise ValueError("summary_bins and summary_blocks are at least 0, and bins need summary: window")
 
 
 class FieldEmbedding(nn.Module):
@@ -167,13 +167,10 @@ class TokenDecoder(nn.Module):
             if shape.cross_attention
             else None
         )
-        self.summary = (
-            nn.Sequential(
-                nn.Linear(4 * summary_dim, width), nn.GELU(), nn.Dropout(shape.dropout), nn.Linear(width, width)
-            )
-            if shape.summary != "none"
-            else None
-        )
+        self.summary = None
+        if shape.summary != "none":
+            drops = shape.dropout, shape.input_dropout
+            self.summary = Summary(summary_dim, width, shape.summary_bins, shape.summary_blocks, *drops)
         self.tokens = nn.Embedding(sizes.vocab_size, width) if shape.inputs == "tokens" else None
         self.fields = FieldEmbedding(sizes, width) if shape.inputs == "fields" else None
         self.input_drop, self.drop = nn.Dropout(shape.input_dropout), nn.Dropout(shape.dropout)
@@ -182,21 +179,21 @@ class TokenDecoder(nn.Module):
             sizes, width, shape.dropout, conditioned, shape.flat_head, shape.field_heads, shape.chain, regression
         )
 
-    def prepare(self, memory: Tensor, operation: Tensor, summarised: Tensor | None = None) -> State:
+    def prepare(self, memory: Tensor, operation: Tensor, seen: Tensor | None = None) -> State:
         """Return what all tokens of a window read.
 
         Args:
             memory: (B, S, M).
             operation: (B,) int64.
-            summarised: (B, 4 K) where the shape asks for a summary.
+            seen: (B, T, K), what is summarised, where the shape asks for a summary.
 
         Returns:
             Tensors with the rows of the batch first.
         """
         context = {"operation": operation}
         if self.summary is not None:
-            assert summarised is not None
-            context["summary"] = self.summary(summarised)
+            assert seen is not None
+            context["summary"] = self.summary(seen)
         if self.memory is not None:
             if self.operation is not None:
                 beside = self.operation(operation)[:, None].expand(-1, memory.shape[1], -1)
@@ -246,7 +243,7 @@ class TokenDecoder(nn.Module):
         """
         x = self.embed(tokens, fields, start)
         if "summary" in context:
-            x = x + context["summary"][:, None]
+            x = x + context["summary"][:, None].to(x.dtype)
         return self.states(x, context, cache)
 
 

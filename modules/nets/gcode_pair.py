@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.nets.gcode_decoder import LSTMDecoder, SensorMultiHeadDecoder, State, summarised
+from modules.nets.gcode_decoder import LSTMDecoder, SensorMultiHeadDecoder, State
 
 
 class EncoderDecoder(nn.Module):
@@ -63,7 +63,7 @@ class EncoderDecoder(nn.Module):
         if summary == "none":
             return self.decoder.prepare(memory, told), logits
         window = continuous.masked_fill(~present[:, None], 0.0)
-        return self.decoder.prepare(memory, told, summarised(memory if summary == "memory" else window)), logits
+        return self.decoder.prepare(memory, told, memory if summary == "memory" else window), logits
 
     def forward(
         self,

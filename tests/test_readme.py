@@ -63,7 +63,13 @@ def test_a_command_without_a_config_names_files_and_options_that_exist(words):
 
 @pytest.mark.parametrize(
     ("word", "name"),
-    [("npz", "tiny.npz"), ("csv", "tiny.csv"), ("tiny.txt", "tiny.txt"), ("plants(", "tiny/plants.jsonl")],
+    [
+        ("npz", "tiny.npz"),
+        ("csv", "tiny.csv"),
+        ("tiny.txt", "tiny.txt"),
+        ("plants(", "tiny/plants.jsonl"),
+        ("folder(", "tiny/face_001_aligned.csv"),
+    ],
 )
 def test_the_tiny_sample_can_be_made(word, name):
     code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and word in line)

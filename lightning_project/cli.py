@@ -38,6 +38,7 @@ from lightning_project.predictions_gcode import write_windows_of
 from lightning_project.predictions_language import write_losses_of
 from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
+from lightning_project.stream_gcode import STREAM, write_stream_of
 from lightning_project.verbs import WITH_CONFIG, WITHOUT_CONFIG
 from lightning_project.words import run_words
 from modules.base import System
@@ -219,6 +220,10 @@ class ProjectCLI(LightningCLI):
         write = write_losses_of if model.PREDICTS == "text" else write_predictions_of
         if hasattr(datamodule, "recording_names"):  # windows of recordings, of either stage
             write = write_windows_of
+            if getattr(datamodule, "predict_path", None) == STREAM:
+                judge = next(c for c in self.trainer.callbacks if isinstance(c, GcodeJudgement))  # type: ignore[attr-defined]
+                write_stream_of(self.run.path, model, datamodule, ckpt_path, judge.smoothing)
+                return
         write(self.trainer, self.run.path, model, datamodule, ckpt_path)
 
     def close(self) -> None:

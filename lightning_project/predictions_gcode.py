@@ -65,7 +65,9 @@ def write_windows_of(trainer: Trainer, folder: Path, model: Any, datamodule: Any
         return
     judge = next(callback for callback in trainer.callbacks if isinstance(callback, GcodeJudgement))  # type: ignore[attr-defined]
     threshold = read_json(folder / "fit" / THRESHOLD).get("threshold")
-    table = windows(collect.found, model, datamodule, judge.smoothing, threshold)
+    table = windows(
+        collect.found, _where(datamodule, collect.found["id"]), model, datamodule, judge.smoothing, threshold
+    )
     if writes_lines:
         names = [f"p({name})" for name in model.class_names]
         table = pd.concat([table, pd.DataFrame(collect.found["prob"], columns=names)], axis=1)
@@ -78,8 +80,22 @@ def write_windows_of(trainer: Trainer, folder: Path, model: Any, datamodule: Any
         print(f"written: {written}")
 
 
+def _where(data: Any, rows: np.ndarray) -> pd.DataFrame:  # noqa: ANN401
+    """Return where some windows lie: id, recording, first_row, last_row."""
+    first = np.asarray(data.rows)[rows]
+    return pd.DataFrame(
+        {
+            "id": data.records["id"].to_numpy(object)[rows],
+            "recording": np.array(data.recording_names(), dtype=object)[rows],
+            "first_row": first,
+            "last_row": first + data.window - 1,
+        }
+    )
+
+
 def windows(
     found: dict[str, np.ndarray],
+    where: pd.DataFrame,
     model: Any,  # noqa: ANN401
     data: Any,  # noqa: ANN401
     smoothing: int,
@@ -92,25 +108,15 @@ def windows(
 
     Args:
         found: Joined outputs of the steps.
+        where: The windows that they are about: id, recording, first_row, last_row.
         model: The system.
-        data: The datamodule.
+        data: The datamodule, for its vocabulary.
         smoothing: Windows that the majority is taken over.
         threshold: Score above which a window is flagged.
     """
-    rows, names = found["id"], np.asarray(model.class_names, dtype=object)
-    recording, first = np.array(data.recording_names(), dtype=object)[rows], np.asarray(data.rows)[rows]
-    guess = found["prob"].argmax(1)
-    table = pd.DataFrame(
-        {
-            "id": data.records["id"].to_numpy(object)[rows],
-            "recording": recording,
-            "first_row": first,
-            "last_row": first + data.window - 1,
-            "operation": names[guess],
-            "probability": found["prob"].max(1),
-            "smoothed": names[majority(guess, recording, smoothing)],
-        }
-    )
+    names, guess = np.asarray(model.class_names, dtype=object), found["prob"].argmax(1)
+    voted = names[majority(guess, where["recording"].to_numpy(), smoothing)]
+    table = where.assign(operation=names[guess], probability=found["prob"].max(1), smoothed=voted)
     if model.PREDICTS == "tokens":
         lines = texts(data.vocabulary, found, model.hparams["layout"] == "flat")
         table["line"] = lines

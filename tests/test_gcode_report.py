@@ -1,6 +1,7 @@
 """The judgement of a decoder of G-code end to end: files, page, what stands beside it, and what `predict` writes."""
 
 import contextlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -144,6 +145,26 @@ def test_predict_writes_rows_and_programs(folder):
         text = (folder / "predict" / f"{name}.gcode").read_text(encoding="utf-8")
         lines = own["line"][(own["line"] != own["line"].shift()) & (own["valid"] == 1)].tolist()
         assert [line for line in map(gcode_tokens.canonical, text.splitlines()) if line] == lines
+
+
+def test_predict_answers_while_rows_are_coming(folder, base, monkeypatch, capsys):
+    path = sorted((base / "new recordings").glob("face_*.csv"))[0]
+    text = path.read_text(encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    words = ["predict", "--name", "a", "--ckpt_path", "best", "--data.predict_path", "-"]
+    with contextlib.chdir(base):
+        run([*words, *LEARN[:4]], system="gcode_decoder")
+    of_file = pd.read_csv(folder / "predict" / "predictions.csv", keep_default_na=False)
+    of_file = of_file[of_file["recording"] == path.stem.removesuffix("_aligned")].reset_index(drop=True)
+    stream = pd.read_csv(folder / "predict" / "stream.csv", keep_default_na=False)
+    shown = ["first_row", "last_row", "operation", "smoothed", "line", "valid", "flagged"]
+    pd.testing.assert_frame_equal(stream[shown], of_file[shown])
+    assert np.allclose(stream["confidence"], of_file["confidence"], atol=1e-4)
+    assert f"rows 0 to 15: {stream['operation'][0]}" in capsys.readouterr().out
+    assert (folder / "predict" / "stream.gcode").is_file()
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(text.splitlines()[:5])))
+    with contextlib.chdir(base), pytest.raises(DataError, match="ended before 16 rows"):
+        run(words, system="gcode_decoder")
 
 
 def test_neighbours_vote_within_their_recording():

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from callbacks.report_gcode import GcodeJudgement
 from callbacks.report_gcode_anomaly import by_label
 from callbacks.report_gcode_files import LinePredictions
 from callbacks.report_gcode_score import other_window
@@ -111,6 +112,12 @@ def test_spoilt_sensors_are_judged_on_the_same_windows(folder):
         assert row["lost"] == pytest.approx(values[row["metric"]] - row["value"])
     tokens = rows[rows["metric"] == "token_accuracy"]
     assert tokens["value"].nunique() > 1, "nothing that was spoilt changed anything"
+
+
+@pytest.mark.parametrize("wrong", [{"smoothing": 4}, {"smoothing": 0}, {"anomaly_quantile": 1.0}, {"examples": 0}])
+def test_settings_of_the_judgement_that_mean_nothing(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GcodeJudgement(**wrong)
 
 
 def test_another_window_of_the_same_recording():

@@ -275,3 +275,30 @@ class Writer:
 def _rows(x: Tensor, rows: Tensor) -> Tensor:
     """Pick from (B, N, D) the rows (B, M): (B, M, D)."""
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The next token of each line, as :class:`Writer` chooses it: what an exported step does.
+
+    Args:
+        writer: Of the method greedy.
+    """
+
+    writer: Writer
+
+    def __call__(
+        self, context: State, token: Tensor, fields: Tensor, lines: Lines, cache: State, place: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Lines, State]:
+        """Read the last token (B,) and its fields (B, F), which stand at a place () of the line.
+
+        Returns:
+            The next token (B,), its fields (B, F) and log-probability (B,), the lines and the cache with it.
+        """
+        writer = self.writer
+        hidden, cache = writer.decoder.hidden(context, token[:, None], fields[:, None], cache, place)
+        found = writer._candidates(hidden, context["operation"], lines)
+        best = found.choice.argmax(1, keepdim=True)
+        chosen = found.fields.gather(1, best[..., None].expand(-1, -1, found.fields.shape[2]))[:, 0]
+        token, log_prob = found.tokens.gather(1, best)[:, 0], found.log_prob.gather(1, best)[:, 0]
+        return token, chosen, log_prob, writer.tables.advance(lines, chosen), cache

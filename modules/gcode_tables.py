@@ -119,7 +119,11 @@ class TokenTables(nn.Module):
         key = _key(param, torch.where(negative, -size, size))
         if not len(self.keys):
             return torch.full_like(key, UNK)
-        place = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
+        if torch.compiler.is_exporting():  # ONNX has no search
+            place = (self.keys < key[..., None]).sum(-1)
+        else:
+            place = torch.searchsorted(self.keys, key)
+        place = place.clamp(max=len(self.keys) - 1)
         return torch.where(self.keys[place] == key, self.number_ids[place], UNK)
 
     def tidy(self, fields: Tensor) -> Tensor:
@@ -152,7 +156,7 @@ class TokenTables(nn.Module):
         written = used.any(1) | letters.any(1)
         end = written & ~(used & self.needy & ~met).any(1) & ~waits
         commands = ~_any(used, self.conflicts) & self.possible & ~letters.any(1, keepdim=True) & ~waits[:, None]
-        commands = torch.where(self.newline, end[:, None], commands)
+        commands = (self.newline & end[:, None]) | (~self.newline & commands)
         free = self.known & ~_any(used, self.forbids) & ~_any(letters, self.clashes) & ~waits[:, None]
         return commands, free, waits, end
 

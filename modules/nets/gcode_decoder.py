@@ -213,7 +213,7 @@ class TokenDecoder(nn.Module):
         """Return states (B, L, W) of embedded tokens, and the cache after them."""
         raise NotImplementedError
 
-    def embed(self, tokens: Tensor, fields: Tensor | None, start: int) -> Tensor:
+    def embed(self, tokens: Tensor, fields: Tensor | None, start: int | Tensor) -> Tensor:
         """Embed tokens (B, L), or their fields (B, L, F), of the positions from ``start`` on."""
         if self.fields is not None:
             assert fields is not None
@@ -223,11 +223,16 @@ class TokenDecoder(nn.Module):
             x = self.tokens(tokens)
         x = self.input_drop(x * math.sqrt(self.shape.width))
         if self.shape.positions:
-            x = x + self.sine[start : start + x.shape[1]].to(x.dtype)
+            x = x + self.sine[torch.arange(x.shape[1], device=x.device) + start].to(x.dtype)
         return self.drop(x)
 
     def hidden(
-        self, context: State, tokens: Tensor, fields: Tensor | None = None, cache: State | None = None, start: int = 0
+        self,
+        context: State,
+        tokens: Tensor,
+        fields: Tensor | None = None,
+        cache: State | None = None,
+        start: int | Tensor = 0,
     ) -> tuple[Tensor, State]:
         """Read tokens.
 

@@ -76,9 +76,8 @@ class Grammar:
         self.forbids = _table([[letter in row for letter in params] for row in never], size, letters)
         self.clashes = _table([[b == a or b in _CLASH.get(a, "") for b in params] for a in params], letters, letters)
         self.needs = _table([[p in _NEEDS.get(name, "") for p in params] for name in commands], size, letters)
-        starved = self.needs.any(1)[None] & ~(
-            ~self.forbids @ self.needs.T
-        )  # the first forbids all that the second needs
+        # the first forbids all that the second needs
+        starved = self.needs.any(axis=1, keepdims=True).T & ~(~self.forbids @ self.needs.T)
         together = _table([[bool(a & b) for b in groups] for a in groups], size, size)
         self.conflicts = together | starved | starved.T
         self.possible = np.array([name not in _NEEDS for name in commands], bool) | self.needs.any(1)

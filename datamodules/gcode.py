@@ -62,6 +62,7 @@ class GcodeData(SplitDataModule):
             what was learnt on healthy tools hold?
         prepared: Folder of arrays that `prepare` made, or that are made here; None reads the files.
         noise: Standard deviation of noise on scaled training readings.
+        offset: Standard deviation of a shift of a whole channel of a scaled training window, as sessions shift levels.
         scale: Training channels are multiplied by a number within 1 ± this.
         board_dropout: Probability that a board of a training window is missing.
         synthetic_samples: Synthetic windows aimed at (without `path`); at least 27.
@@ -95,6 +96,7 @@ class GcodeData(SplitDataModule):
         pair_damage: bool = False,
         prepared: str | None = None,
         noise: float = 0.0,
+        offset: float = 0.0,
         scale: float = 0.0,
         board_dropout: float = 0.0,
         synthetic_samples: int = 1000,
@@ -121,7 +123,7 @@ class GcodeData(SplitDataModule):
         self.columns, self.drop, self.target, self.max_lines = columns, list(drop or []), target, max_lines
         self.max_tokens, self.vocabulary_path, self.digits = max_tokens, vocabulary, digits
         self.protocol, self.fill_text, self.pair_damage, self.prepared = protocol, fill_text, pair_damage, prepared
-        self.noise, self.scale, self.board_dropout = noise, scale, board_dropout
+        self.noise, self.offset, self.scale, self.board_dropout = noise, offset, scale, board_dropout
         self.synthetic: dict[str, Any] = {
             "samples": synthetic_samples,
             "seed": synthetic_seed,
@@ -156,8 +158,8 @@ class GcodeData(SplitDataModule):
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.max_lines is not None and (self.target != "all" or self.max_lines < 1):
             raise ValueError(f"max_lines={self.max_lines} must be at least 1, and needs target: all")
-        if min(self.noise, self.scale) < 0 or not 0 <= self.board_dropout < 1:
-            raise ValueError("noise and scale must be at least 0, and 0 <= board_dropout < 1")
+        if min(self.noise, self.offset, self.scale) < 0 or not 0 <= self.board_dropout < 1:
+            raise ValueError("noise, offset and scale must be at least 0, and 0 <= board_dropout < 1")
         if self.pair_damage and self.protocol != "by_recording":
             raise ValueError("pair_damage tests whole recordings: it needs protocol: by_recording")
 
@@ -266,9 +268,9 @@ class GcodeData(SplitDataModule):
         """Return the dataset of all windows; which of them make a batch is the sampler's choice."""
         fitted, y = self._fitted(), self.y
         augmentation = None
-        if train and max(self.noise, self.scale, self.board_dropout) > 0:
+        if train and max(self.noise, self.offset, self.scale, self.board_dropout) > 0:
             boards = tuple(tuple(channels) for channels in fitted.columns.boards().values())
-            augmentation = Augmentation(self.noise, self.scale, self.board_dropout, boards)
+            augmentation = Augmentation(self.noise, self.offset, self.scale, self.board_dropout, boards)
         y = np.full(len(self.where), IGNORE) if y is None else y
         return GcodeDataset(self._scale(), y, self._tokens(), augmentation, self.seed)
 

@@ -56,12 +56,14 @@ class Augmentation:
 
     Attributes:
         noise: Standard deviation of noise on every reading.
+        offset: Standard deviation of a shift of a channel, the same over the window: sessions shift levels.
         scale: A channel is multiplied by a number within 1 ± this.
         board_dropout: Probability that a board of a window is missing.
         boards: Channels of each board.
     """
 
     noise: float
+    offset: float
     scale: float
     board_dropout: float
     boards: tuple[tuple[int, ...], ...]
@@ -70,6 +72,8 @@ class Augmentation:
         """Change one window in place: (T, C) values and (C,) present."""
         if self.scale > 0:
             values *= 1 + self.scale * (2 * rng.random(values.shape[1], dtype=np.float32) - 1)
+        if self.offset > 0:
+            values += self.offset * rng.standard_normal(values.shape[1], dtype=np.float32)
         if self.noise > 0:
             values += self.noise * rng.standard_normal(values.shape, dtype=np.float32)
         if self.board_dropout > 0:

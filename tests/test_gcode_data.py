@@ -329,7 +329,7 @@ def test_a_window_without_a_line_teaches_no_tokens(tmp_path):
 # augmentation
 
 
-@pytest.mark.parametrize("knob", [{"noise": 0.1}, {"scale": 0.1}, {"board_dropout": 0.4}])
+@pytest.mark.parametrize("knob", [{"noise": 0.1}, {"offset": 0.1}, {"scale": 0.1}, {"board_dropout": 0.4}])
 def test_each_augmentation_changes_training_batches_only(knob, data):
     changed = ready(**knob)
     assert same(whole(data), whole(changed)) and same(whole(data, "val"), whole(changed, "val"))
@@ -349,6 +349,11 @@ def test_each_augmentation_changes_training_batches_only(knob, data):
             assert (one["present"][:, channels] == (before[:, channels] & one["present"][:, channels[:1]])).all()
     else:
         assert torch.equal(one["present"], whole(data)["present"])
+    if "offset" in knob:
+        shift = one["continuous"] - whole(data)["continuous"]
+        assert torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-5), "the same over the window"
+        shifted = shift[:, 0][one["present"]]
+        assert shifted.std().item() == pytest.approx(0.1, rel=0.05) and abs(shifted.mean().item()) < 0.01
 
 
 # predicting

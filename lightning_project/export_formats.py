@@ -38,7 +38,7 @@ class Format:
 def write_torch(model: "System", example: dict[str, Tensor], axes: Axes, path: Path) -> Run:
     """Write a program of torch.export; it takes the inputs as one dict."""
     free = {name: dict.fromkeys(axes.get(name, {}), Dim.DYNAMIC) for name in example}
-    with _silent(), torch.no_grad():
+    with silent(), torch.no_grad():
         program = torch.export.export(Exported(model), (example,), dynamic_shapes=(free,), strict=False)
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()
@@ -54,7 +54,7 @@ def write_onnx(model: "System", example: dict[str, Tensor], axes: Axes, path: Pa
     """Write an ONNX graph with named inputs, outputs and free axes."""
     _need("onnx", "onnxscript", "onnxruntime")
     free: dict[str, Any] = {name: dict(axes.get(name, {})) for name in example}
-    with _silent(), torch.no_grad():
+    with silent(), torch.no_grad():
         network = ExportedByName(model).eval()
         outputs = list(network(**example))
         program = torch.onnx.export(
@@ -78,7 +78,7 @@ def write_int8(model: "System", example: dict[str, Tensor], axes: Axes, path: Pa
     _need("onnx", "onnxscript", "onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder, _silent():
+    with tempfile.TemporaryDirectory() as folder, silent():
         full = Path(folder) / "model.onnx"
         write_onnx(model, example, axes, full)
         quantize_dynamic(full, path, weight_type=QuantType.QInt8)
@@ -144,7 +144,7 @@ def _need(*packages: str) -> None:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep converters from speaking about themselves; what they raise is told."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

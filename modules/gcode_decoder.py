@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from modules.base import Batch, ClassMapError, System
+from modules.exporting import Axes
 from modules.gcode_answers import forced_answers, right_lines, right_tokens, true_log_prob
 from modules.gcode_decoding import Decoding, Writer, Written
 from modules.gcode_encoder_run import build_from, read_encoder_run
@@ -54,6 +55,8 @@ class GcodeDecoder(System):
         encoder_lr_ratio: Learning rate of the encoder over that of the decoder, where it is trained.
         memory_noise: Noise on the memory in training, in units of its deviation within a window: what the encoder says
             of windows that it was trained on is surer than of new ones.
+        summary_of: Modalities of the channels that a summary of the window reads (see ``GcodeData.drop``); ``None`` is
+            all.
         num_classes: Operations; ``None`` takes the data's, here and below.
         input_dim: Channels.
         categories: Values of each categorical column.
@@ -64,6 +67,7 @@ class GcodeDecoder(System):
         digits: Digits of a number.
         encoder_config: Filled in: settings of the encoder's network as JSON, from which it is built again.
         vocabulary: Filled in: the vocabulary as JSON.
+        summary_channels: Filled in: places of the channels of ``summary_of``.
         decay_all: Decay norms, biases and embeddings, too.
         compile_net: Compile the network with ``torch.compile``.
     """
@@ -72,7 +76,7 @@ class GcodeDecoder(System):
     SIZES: ClassVar[tuple[str, ...]] = (
         *("num_classes", "input_dim", "categories", "vocab_size", "num_commands", "num_params", "max_tokens", "digits"),
     )
-    FILLED_IN: ClassVar[tuple[str, ...]] = ("encoder_config", "vocabulary")
+    FILLED_IN: ClassVar[tuple[str, ...]] = ("encoder_config", "vocabulary", "summary_channels")
 
     loss: TokenLoss
 
@@ -91,6 +95,7 @@ class GcodeDecoder(System):
         train_encoder: bool = False,
         encoder_lr_ratio: float = 0.1,
         memory_noise: float = 0.0,
+        summary_of: list[str] | None = None,
         num_classes: int | None = None,
         input_dim: int | None = None,
         categories: list[int] | None = None,
@@ -101,6 +106,7 @@ class GcodeDecoder(System):
         digits: int | None = None,
         encoder_config: str | None = None,
         vocabulary: str | None = None,
+        summary_channels: list[int] | None = None,
         decay_all: bool = False,
         compile_net: bool = False,
     ) -> None:
@@ -108,6 +114,8 @@ class GcodeDecoder(System):
         self.save_hyperparameters()
         if memory_noise < 0 or encoder_lr_ratio <= 0:
             raise ValueError(f"need memory_noise >= 0 and encoder_lr_ratio > 0: {memory_noise}, {encoder_lr_ratio}")
+        if summary_of is not None and shape.summary != "window":
+            raise ValueError("summary_of needs shape.summary: window")
         if not (shape.flat_head if layout == "flat" else shape.field_heads):
             raise ValueError(f"layout: {layout} needs shape.{'flat_head' if layout == 'flat' else 'field_heads'}: true")
         self.optimizer, self.schedule, self.schedule_interval = optimizer, schedule, schedule_interval
@@ -121,7 +129,8 @@ class GcodeDecoder(System):
 
     def build_if_known(self) -> None:
         """Build the network where sizes and encoder are known, and the tables where the vocabulary is."""
-        if self.hparams["encoder"] is not None or self.hparams["encoder_config"] is not None:
+        chosen = self.hparams["summary_of"] is None or self.hparams["summary_channels"] is not None
+        if chosen and (self.hparams["encoder"] is not None or self.hparams["encoder_config"] is not None):
             super().build_if_known()
         if self.net is not None and self.tables is None and self.hparams["vocabulary"] is not None:
             words = Vocabulary.from_state(json.loads(self.hparams["vocabulary"]))
@@ -145,7 +154,7 @@ class GcodeDecoder(System):
         decoder = build_decoder(
             sizes,
             encoder.memory_dim,
-            self.hparams["input_dim"],
+            self.hparams["summary_channels"] or range(self.hparams["input_dim"]),
             self.shape,
             self.conditioning != "none",
             self.losses.value > 0,
@@ -175,6 +184,8 @@ class GcodeDecoder(System):
                 raise ClassMapError("the vocabulary of the data is not the checkpoint's: use the data, split and "
                                     "tokens of its run, or train anew")  # fmt: skip
             self.hparams["vocabulary"] = found
+        if self.hparams["summary_of"] is not None and self.hparams["summary_channels"] is None and data is not None:
+            self.hparams["summary_channels"] = self._channels_of(data.channel_groups())
         named = self.hparams["encoder"] is not None and stage == "fit" and self.trainer.ckpt_path is None
         if named or (self.net is None and self.hparams["encoder_config"] is None):
             run = read_encoder_run(self.hparams["encoder"])
@@ -188,6 +199,13 @@ class GcodeDecoder(System):
         if stage == "fit" and self.losses.class_weight != "none":
             counts = {name: torch.as_tensor(x) for name, x in data.field_counts().items()}  # type: ignore[union-attr]
             self.loss.use_counts(self._padded(counts))
+
+    def _channels_of(self, groups: dict[str, list[int]]) -> list[int]:
+        """Return the places of the channels that the summary reads."""
+        wanted = self.hparams["summary_of"]
+        if missing := [name for name in wanted if name not in groups]:
+            raise ClassMapError(f"model.summary_of names {missing}, the data have {sorted(groups)}")
+        return sorted({int(place) for name in wanted for place in groups[name]})
 
     def _check_encoder(self, path: object, split: str, names: dict[str, list[str]]) -> None:
         """Refuse an encoder that saw windows that this run judges, or whose classes or channels are others."""
@@ -375,6 +393,19 @@ class GcodeDecoder(System):
         if self.layout == "flat":
             return [words.decode(row) for row in found["free_tokens"].tolist()]
         return [words.from_fields(row) for row in found["free_fields"].cpu().numpy()]
+
+    def export_axes(self, batches: list[Batch]) -> Axes:
+        """Any number of windows, and of tokens, whether or not the samples differ in it."""
+        names = self.net_inputs(batches[0])
+        lengths = {"tokens", "fields", "given"}
+        return {name: {0: "batch", 1: "length"} if name in lengths else {0: "batch"} for name in names}
+
+    def export_answers(self, inputs: Batch) -> dict[str, Tensor]:
+        """Return the probabilities of the operation, and of each head at each token of a line that is given."""
+        outputs = self.pair(**inputs)
+        heads = ("flat", "type", "command", "param", "sign", "digits")
+        found = {name: outputs[name].float().softmax(-1) for name in heads if name in outputs}
+        return {"prob": outputs["operation"].float().softmax(1)} | found
 
     def _tables(self) -> TokenTables:
         assert self.tables is not None

@@ -18,6 +18,7 @@ from modules.gcode_tokens import BOS, EOS, PAD
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
+WINDOW = ("continuous", "present", "categorical")
 ANSWERS = ("prob", "anomaly")  # of `Encode`, which no step needs
 LINE = ("commands", "letters", "open")  # what is known of a line
 NEXT = "next_"  # begins the names of what a step answers
@@ -37,12 +38,16 @@ class Encode(nn.Module):
 
     def forward(self, continuous: Tensor, present: Tensor, categorical: Tensor) -> dict[str, Tensor]:
         """Return ``prob`` (B, classes), ``anomaly`` (B,) where there is one, and the context of the steps."""
-        context, logits = self.pair.encode(continuous, present, categorical)
-        found = {"prob": logits.float().softmax(1)}
         encoder: Any = self.pair.encoder
+        memory, logits = encoder.encode(continuous, present, categorical)
+        found = {"prob": logits.float().softmax(1)}
         if encoder.reconstructs:
-            found["anomaly"] = encoder(continuous, present, categorical)["error"]
-        return found | context
+            found["anomaly"] = encoder.again_with_error(memory, continuous, present)[1]
+        return found | self.pair.prepare(memory, logits, continuous, present)
+
+    def export_answers(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the answers of a file, by name."""
+        return self(**inputs)
 
 
 class Step(nn.Module):
@@ -87,6 +92,10 @@ class Step(nn.Module):
         found = {"token": torch.full((rows,), BOS), "fields": torch.full((rows, places), -1), "place": torch.tensor(0)}
         cache = self.decoder.new_cache(context)
         return found | self.tables.start(rows) | {f"{CACHE}{name}": x for name, x in cache.items()}
+
+    def export_answers(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the answers of a file, by name."""
+        return self(**inputs)
 
 
 def write_lines(encode: Run, step: Run, first: Arrays, window: Arrays, limit: int) -> Arrays:

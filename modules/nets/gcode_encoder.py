@@ -82,11 +82,15 @@ class Encoder(nn.Module):
         memory, logits = self.encode(noisy, present, categorical)
         outputs = {"logits": logits, "memory": memory}
         if self.reconstructs:
-            again = self.reconstruct(memory)
-            real = present.float()
-            squared = (again.float() - continuous.float()).square().mean(1)  # over time
-            outputs |= {"reconstruction": again, "error": (squared * real).sum(1) / real.sum(1).clamp(min=1.0)}
+            again, error = self.again_with_error(memory, continuous, present)
+            outputs |= {"reconstruction": again, "error": error}
         return outputs
+
+    def again_with_error(self, memory: Tensor, continuous: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the channels (B, T, C) that a memory stands for, and how far they are from the window's (B,)."""
+        again, real = self.reconstruct(memory), present.float()
+        squared = (again.float() - continuous.float()).square().mean(1)  # over time
+        return again, (squared * real).sum(1) / real.sum(1).clamp(min=1.0)
 
 
 class BriefEncoder(Encoder):

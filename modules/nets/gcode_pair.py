@@ -56,14 +56,20 @@ class EncoderDecoder(nn.Module):
         memory, logits = encoder.encode(continuous, present, categorical)
         if noise is not None:
             memory = memory + noise.to(memory.dtype) * memory.std((1, 2), keepdim=True)
+        return self.prepare(memory, logits, continuous, present, operation), logits
+
+    def prepare(
+        self, memory: Tensor, logits: Tensor, continuous: Tensor, present: Tensor, operation: Tensor | None = None
+    ) -> State:
+        """Return what the decoder reads of an encoded window; see :meth:`encode`."""
         told = logits.argmax(1)
         if operation is not None:
             told = torch.where(operation >= 0, operation, told)
         summary = self.decoder.shape.summary
         if summary == "none":
-            return self.decoder.prepare(memory, told), logits
+            return self.decoder.prepare(memory, told)
         window = continuous.masked_fill(~present[:, None], 0.0)
-        return self.decoder.prepare(memory, told, memory if summary == "memory" else window), logits
+        return self.decoder.prepare(memory, told, memory if summary == "memory" else window)
 
     def forward(
         self,

@@ -40,8 +40,8 @@ def export(
     """Write the network as ONNX, torch.export and int8, and compare each file with the network on validation samples.
 
     Prints the largest difference, how often the answer is the same, size, and time on one core. A format that cannot be
-    written is named with its reason; without any the exit code is 1. A decoder of G-code is written as two functions, too,
-    of a window and of a token, which together write lines.
+    written is named with its reason; without any the exit code is 1. A decoder of G-code is written as two functions,
+    too, of a window and of a token, which together write lines.
 
     Args:
         self: The Trainer.

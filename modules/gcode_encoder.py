@@ -40,6 +40,8 @@ class GcodeEncoder(Classifier):
         width: Width of the network; ``None`` is the architecture's own.
         layers: LSTM layers.
         dropout: Dropout.
+        input_dropout: Dropout before the LSTM of ``brief``.
+        head_width: Hidden width of the operation's head of ``brief``; 0 is a single layer, as drawn there.
         noise: Standard deviation of the noise on the scaled channels in training.
         reconstruction: Weight of the reconstruction; 0 leaves it out of the network.
         mixup_alpha: Beta parameter of mixup; 0 switches it off.
@@ -64,6 +66,8 @@ class GcodeEncoder(Classifier):
         width: int | None = None,
         layers: int = 2,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        head_width: int = 0,
         noise: float = 0.1,
         reconstruction: float = 0.3,
         mixup_alpha: float = 0.0,
@@ -82,7 +86,7 @@ class GcodeEncoder(Classifier):
 
     def build(self) -> None:
         """Build the network and its metrics."""
-        names = (*self.SIZES, "architecture", "missing", "width", "layers", "dropout")
+        names = (*self.SIZES, "architecture", "missing", "width", "layers", "dropout", "input_dropout", "head_width")
         self.net = build_encoder(**{name: self.hparams[name] for name in names}, reconstruction=self.reconstruction > 0)
         self.build_metrics(self.hparams["num_classes"], ["reconstruction"] if self.reconstruction > 0 else [])
 

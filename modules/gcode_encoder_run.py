@@ -12,7 +12,10 @@ from torch import Tensor
 from modules.base import ClassMapError
 from modules.nets.gcode_encoder import Encoder, build_encoder
 
-_SETTINGS = ("architecture", "input_dim", "num_classes", "categories", "missing", "width", "layers", "dropout")
+_SETTINGS = (
+    *("architecture", "input_dim", "num_classes", "categories", "missing", "width", "layers"),
+    *("dropout", "input_dropout", "head_width"),
+)
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ class Step(nn.Module):
         """Return the next token.
 
         Args:
-            given: The context of ``Encode``; ``token`` (B,) and ``fields`` (B, F), those of the last token; ``place`` (),
-                where it stands; ``commands``, ``letters`` and ``open``, what the line has; ``cache_...``, what the last
+            given: The context of ``Encode``; ``token`` (B,) and ``fields`` (B, F), those of the last token; ``place``
+                (), where it stands; ``commands``, ``letters`` and ``open``, what the line has; ``cache_...``, what the last
                 call said.
 
         Returns:

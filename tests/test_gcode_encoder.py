@@ -31,6 +31,10 @@ def batch(rows=6, **more):
                                    "weight": torch.full((rows,), 1 / rows)}  # fmt: skip
 
 
+def count(net):
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
 def system(**settings):
     made = GcodeEncoder(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), **SMALL, **settings)
     made.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
@@ -102,7 +106,7 @@ def test_categorical_columns_count_in_the_brief_s_network_and_not_in_the_trained
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"architecture": "big"}, "brief, trained or strong"), ({"missing": "mean"}, "learned or zeros"),
-     ({"width": 7}, "even")],
+     ({"width": 7}, "even"), ({"architecture": "trained", "head_width": 8}, "belong to architecture: brief")],
 )  # fmt: skip
 def test_a_network_that_cannot_be_built_is_refused(settings, said):
     with pytest.raises(ValueError, match=said):
@@ -179,4 +183,16 @@ def test_settings_below_0_are_refused(wrong):
 
 def test_what_the_report_says_is_what_the_network_is():
     found = system(architecture="strong", width=16, dropout=0.2).describe()
-    assert found["architecture"] == "StrongEncoder" and found["memory_dim"] == 16 and found["categories"] == [3, 2, 2, 2]
+    assert found["architecture"] == "StrongEncoder" and found["memory_dim"] == 16
+    assert found["categories"] == [3, 2, 2, 2] and found["dropout"] == 0.2
+
+
+def test_dropout_before_the_lstm_and_a_wider_head_act():
+    plain = build_encoder("brief", **SMALL, width=16)
+    wide = build_encoder("brief", **SMALL, width=16, head_width=8)
+    assert count(wide) - count(plain) == (16 * 8 + 8 + 16 + 8 * 3 + 3) - (16 * 3 + 3)
+    torch.manual_seed(0)
+    dropped = build_encoder("brief", **SMALL, width=16, input_dropout=0.5)
+    first, second = (dropped.train().encode(**inputs())[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(*(dropped.eval().encode(**inputs())[0] for _ in range(2)))

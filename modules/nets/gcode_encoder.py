@@ -107,7 +107,9 @@ class BriefEncoder(Encoder):
         reconstruction: Whether to make the input again.
         width: Width of both projections and of the memory; half of it for each direction of the LSTM.
         layers: LSTM layers.
-        dropout: Between the LSTM layers, and before the operation; the brief has none.
+        dropout: Between the LSTM layers, and in the head of the operation; the brief has none.
+        input_dropout: Before the LSTM; the brief has none.
+        head_width: Hidden width of the operation's head; 0 is a single layer, as in the brief.
     """
 
     def __init__(
@@ -120,6 +122,8 @@ class BriefEncoder(Encoder):
         width: int = 128,
         layers: int = 2,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        head_width: int = 0,
     ) -> None:
         super().__init__()
         if width % 2:
@@ -132,8 +136,10 @@ class BriefEncoder(Encoder):
         self.lstm = nn.LSTM(
             width, width // 2, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0
         )
-        self.drop = nn.Dropout(dropout)
-        self.operation = nn.Linear(width, num_classes)
+        self.input_drop, self.drop = nn.Dropout(input_dropout), nn.Dropout(dropout)
+        self.operation: nn.Module = nn.Linear(width, num_classes)
+        if head_width:
+            self.operation = nn.Sequential(_layer(width, head_width, dropout), nn.Linear(head_width, num_classes))
         self.again = nn.Linear(width, input_dim) if reconstruction else None
 
     def encode(self, continuous: Tensor, present: Tensor, categorical: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +147,8 @@ class BriefEncoder(Encoder):
         embedded = torch.cat(
             [table(column) for table, column in zip(self.tables, categorical.unbind(2), strict=True)], 2
         )
-        memory = self.lstm(self.continuous(self.fill(continuous, present)) + self.categorical(embedded))[0]
+        rows = self.continuous(self.fill(continuous, present)) + self.categorical(embedded)
+        memory = self.lstm(self.input_drop(rows))[0]
         return memory, self.operation(self.drop(memory.mean(1)))
 
     def reconstruct(self, memory: Tensor) -> Tensor:
@@ -303,6 +310,8 @@ def build_encoder(
     width: int | None = None,
     layers: int = 2,
     dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    head_width: int = 0,
 ) -> Encoder:
     """Build an encoder.
 
@@ -316,14 +325,19 @@ def build_encoder(
         width: Width; ``None`` is the architecture's own (128, 256, 192).
         layers: LSTM layers.
         dropout: Dropout.
+        input_dropout: Of ``brief``.
+        head_width: Of ``brief``.
 
     Raises:
         ValueError: An unknown architecture, or sizes that do not fit.
     """
+    if architecture != "brief" and (input_dropout or head_width):
+        raise ValueError(f"input_dropout and head_width belong to architecture: brief, not to {architecture}")
     if architecture == "trained":
         return TrainedEncoder(input_dim, num_classes, missing, reconstruction, width or 256, layers, dropout)
     if architecture == "brief":
-        return BriefEncoder(input_dim, num_classes, categories, missing, reconstruction, width or 128, layers, dropout)
+        sizes = width or 128, layers, dropout, input_dropout, head_width
+        return BriefEncoder(input_dim, num_classes, categories, missing, reconstruction, *sizes)
     if architecture == "strong":
         return StrongEncoder(
             input_dim, num_classes, categories, missing, reconstruction, width or 192, layers, dropout=dropout

@@ -24,7 +24,7 @@ def pair(seed: int = 0, words: Vocabulary = WORDS, digits: int = 6, **settings: 
     torch.manual_seed(seed)
     sizes = Sizes(3, len(words), len(words.commands) + 1, len(words.params) + 2, digits, LIMIT)
     given = {"width": 16, "attention_heads": 2, "layers": 2, "ffn": 16} | settings
-    net = build_decoder(sizes, 5, 4, Shape(**given)).eval()
+    net = build_decoder(sizes, 5, range(4), Shape(**given)).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -32,7 +32,7 @@ def small(seed: int = 0, **settings: object):
     """A decoder without dropout, and its outputs for the lines."""
     torch.manual_seed(seed)
     shape = Shape(width=16, attention_heads=2, layers=1, ffn=16, dropout=0.0, input_dropout=0.0, **settings)
-    net = build_decoder(SIZES, 5, 4, shape)
+    net = build_decoder(SIZES, 5, range(4), shape)
     with torch.no_grad():
         for parameter in net.parameters():  # a start in which every path is open
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -15,7 +15,7 @@ SIZES = Sizes(num_classes=3, vocab_size=20, num_commands=4, num_params=5, digits
 
 
 def count(digits: int = 6, **settings: object) -> int:
-    net = build_decoder(Sizes(9, 668, 6, 10, digits, 32), 128, 155, Shape(**settings))
+    net = build_decoder(Sizes(9, 668, 6, 10, digits, 32), 128, range(155), Shape(**settings))
     return sum(parameter.numel() for parameter in net.parameters())
 
 
@@ -43,7 +43,7 @@ def told(net, memory, operation, summary=None, **changed):
 def lively(**settings: object):
     torch.manual_seed(0)
     conditioned = settings.pop("conditioned", True)
-    net = build_decoder(SIZES, 7, 5, Shape(**TINY | settings), conditioned).eval()
+    net = build_decoder(SIZES, 7, range(5), Shape(**TINY | settings), conditioned).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -123,13 +123,13 @@ def test_statistics_of_a_window_by_hand():
 
 
 def test_bins_are_equally_full_and_linear_inside():
-    windows = torch.arange(101.0)[:, None, None].expand(-1, 2, 1)
-    summary = Summary(1, 4, 4, 0, 0.0, 0.0)
+    windows = torch.arange(101.0)[:, None, None].expand(-1, 2, 1) * torch.tensor([7.0, 1.0])  # the second is read
+    summary = Summary([1], 0, 4, 4, 0, 0.0, 0.0)
     summary.fit(windows)
     torch.testing.assert_close(summary.edges[0], torch.tensor([0.0, 25, 50, 75, 100]), atol=1e-3, rtol=0)
     seen = []
-    summary.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    summary.eval()(torch.full((1, 2, 1), 60.0))
+    summary.first[1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    summary.eval()(torch.full((1, 2, 2), 60.0), torch.zeros(1, dtype=torch.long))
     torch.testing.assert_close(seen[0][0, :4], torch.tensor([1, 1, 0.4, 0]), atol=1e-3, rtol=0)
     assert summary.edges.diff().gt(0).all()  # also of the deviation, which is the same everywhere
 
@@ -170,7 +170,7 @@ def test_numbers_are_told_by_the_true_letter_on_request():
 def both(trained: bool = False, **settings: object):
     torch.manual_seed(0)
     encoder = build_encoder("brief", 5, 3, [3, 2], width=6, dropout=0.5)
-    decoder = build_decoder(SIZES, encoder.memory_dim, 5, Shape(**TINY | settings))
+    decoder = build_decoder(SIZES, encoder.memory_dim, range(5), Shape(**TINY | settings))
     window = {"continuous": torch.randn(3, 9, 5), "present": torch.ones(3, 5, dtype=torch.bool)}
     window["categorical"] = torch.randint(0, 2, (3, 9, 2))
     return EncoderDecoder(encoder, decoder, trained), window
@@ -215,4 +215,4 @@ def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="must be divisible"):
         Shape(width=18)
     with pytest.raises(ValueError, match="needs the flat head"):
-        build_decoder(SIZES, 7, 5, Shape(**TINY, flat_head=False, field_heads=False))
+        build_decoder(SIZES, 7, range(5), Shape(**TINY, flat_head=False, field_heads=False))

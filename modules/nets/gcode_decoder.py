@@ -1,6 +1,7 @@
 """Decoders of G-code tokens from a memory of sensor windows: the brief's Transformer, and an LSTM beside it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -145,7 +146,7 @@ class TokenDecoder(nn.Module):
     Args:
         sizes: Sizes of the data.
         memory_dim: Width M of the encoder's memory.
-        summary_dim: Width of what is summarised, M or the channels of the window; 0 = no summary.
+        seen: Places of the channels of the memory, or of the window, that are summarised.
         shape: Form of the decoder.
         conditioned: Whether the operation is embedded, beside the memory and for the digits.
         regression: Whether numbers are told as values, too.
@@ -154,7 +155,13 @@ class TokenDecoder(nn.Module):
     sine: Tensor
 
     def __init__(
-        self, sizes: Sizes, memory_dim: int, summary_dim: int, shape: Shape, conditioned: bool, regression: bool
+        self,
+        sizes: Sizes,
+        memory_dim: int,
+        seen: Sequence[int],
+        shape: Shape,
+        conditioned: bool,
+        regression: bool,
     ) -> None:
         super().__init__()
         width = shape.width
@@ -169,8 +176,9 @@ class TokenDecoder(nn.Module):
         )
         self.summary = None
         if shape.summary != "none":
-            drops = shape.dropout, shape.input_dropout
-            self.summary = Summary(summary_dim, width, shape.summary_bins, shape.summary_blocks, *drops)
+            told = sizes.num_classes if conditioned else 0
+            form = width, shape.summary_bins, shape.summary_blocks, shape.dropout, shape.input_dropout
+            self.summary = Summary(seen, told, *form)
         self.tokens = nn.Embedding(sizes.vocab_size, width) if shape.inputs == "tokens" else None
         self.fields = FieldEmbedding(sizes, width) if shape.inputs == "fields" else None
         self.input_drop, self.drop = nn.Dropout(shape.input_dropout), nn.Dropout(shape.dropout)
@@ -193,7 +201,7 @@ class TokenDecoder(nn.Module):
         context = {"operation": operation}
         if self.summary is not None:
             assert seen is not None
-            context["summary"] = self.summary(seen)
+            context["summary"] = self.summary(seen, operation)
         if self.memory is not None:
             if self.operation is not None:
                 beside = self.operation(operation)[:, None].expand(-1, memory.shape[1], -1)
@@ -259,9 +267,15 @@ class SensorMultiHeadDecoder(TokenDecoder):
     """
 
     def __init__(
-        self, sizes: Sizes, memory_dim: int, summary_dim: int, shape: Shape, conditioned: bool, regression: bool
+        self,
+        sizes: Sizes,
+        memory_dim: int,
+        seen: Sequence[int],
+        shape: Shape,
+        conditioned: bool,
+        regression: bool,
     ) -> None:
-        super().__init__(sizes, memory_dim, summary_dim, shape, conditioned, regression)
+        super().__init__(sizes, memory_dim, seen, shape, conditioned, regression)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width)
         initialise(self)
@@ -300,9 +314,15 @@ class LSTMDecoder(TokenDecoder):
     """An LSTM that reads the mean memory beside each token, as a baseline."""
 
     def __init__(
-        self, sizes: Sizes, memory_dim: int, summary_dim: int, shape: Shape, conditioned: bool, regression: bool
+        self,
+        sizes: Sizes,
+        memory_dim: int,
+        seen: Sequence[int],
+        shape: Shape,
+        conditioned: bool,
+        regression: bool,
     ) -> None:
-        super().__init__(sizes, memory_dim, summary_dim, shape, conditioned, regression)
+        super().__init__(sizes, memory_dim, seen, shape, conditioned, regression)
         width, between = shape.width, shape.dropout if shape.layers > 1 else 0.0
         inputs = 2 * width if shape.cross_attention else width
         self.lstm = nn.LSTM(inputs, width, shape.layers, batch_first=True, dropout=between)
@@ -350,7 +370,7 @@ def initialise(net: nn.Module) -> None:
 def build_decoder(
     sizes: Sizes,
     memory_dim: int,
-    channels: int,
+    channels: Sequence[int],
     shape: Shape,
     conditioned: bool = True,
     regression: bool = True,
@@ -360,11 +380,11 @@ def build_decoder(
     Args:
         sizes: Sizes of the data.
         memory_dim: Width of the encoder's memory.
-        channels: Channels of a window.
+        channels: Places of the channels of a window that a summary reads.
         shape: Form of the decoder.
         conditioned: Whether it is told the operation.
         regression: Whether numbers are told as values, too; only beside the heads of the fields.
     """
-    summary = {"none": 0, "memory": memory_dim, "window": channels}[shape.summary]
+    seen = range(memory_dim) if shape.summary == "memory" else channels
     made = LSTMDecoder if shape.network == "lstm" else SensorMultiHeadDecoder
-    return made(sizes, memory_dim, summary, shape, conditioned, regression)
+    return made(sizes, memory_dim, seen, shape, conditioned, regression)

@@ -6,9 +6,9 @@ is wrong with them); the content is planted:
 * All recordings of a class run one program (`gcode_programs`), each a little faster or slower. The line that a report
   names is the one under way a moment later, as a controller's look-ahead makes it.
 * Position, speed and load of the tool follow from the program. A sensor channel is a fixed random mix of them beside
-  noise that grows with the vibration; each operation cuts with its own vibration, a damaged tool with more.
+  noise that grows with the vibration; each operation cuts with its own vibration and rhythm, a damaged tool with more.
 * A session adds its own air pressure, temperature and light, has its own order of the boards, and lacks one or two of
-  them: what tells the session says nothing about the program.
+  them. The sessions take turns within each operation: what tells the session says nothing about the program.
 * Some recordings are damaged as the real ones are: two runs in one file, rows without sensors or text under another
   clock, lost text, missing columns.
 """
@@ -27,10 +27,18 @@ BOARDS = ("frame_r2", "y_bed__3", "frame_l2", "spindle2", "y_bed__4", "frame_b2"
 OPTIONAL = ("frame_b2", "xa_motor", "z_gant_2", "y_bed__4")  # boards that a session may lack
 STEP = 0.257  # seconds between two reports
 LEAST = 27  # windows: three recordings of nine operations with one each
-SESSIONS = 6
+SESSIONS = 3
 LOOK_AHEAD = 0.15  # seconds
 INCH = 25.4  # mm
-ROUGH = {"adaptive": 0.35, "adaptive150025": 0.7, "face": 0.55, "face150025": 0.95, "pocket": 0.45, "pocket150025": 0.8}
+# How strongly, and in which rhythm (radians a second), the tool shakes while it cuts.
+SHAKES = {
+    "adaptive": (0.3, 1.3),
+    "adaptive150025": (0.6, 2.6),
+    "face": (0.9, 3.9),
+    "face150025": (1.3, 5.2),
+    "pocket": (0.75, 6.5),
+    "pocket150025": (1.1, 7.8),
+}
 FEATURES = 9  # position 3, velocity 3, speed, load, vibration
 
 
@@ -71,7 +79,7 @@ def make_recordings(
         program = programs[PARENTS.get(operation, operation)]
         for number in range(1, count + 1):
             rng = np.random.default_rng([seed, 31, OPERATIONS.index(operation), number])
-            frame = machine.run(program, operation, rows, rng)
+            frame = machine.run(program, operation, number % SESSIONS, rows, rng)
             name = f"{operation}_{number:03d}"
             yield Made(name, operation, _damage(name, frame, rows, window))
 
@@ -139,16 +147,15 @@ class _Machine:
         self.missing = [rng.choice(OPTIONAL, size=1 + i % 2, replace=False).tolist() for i in range(SESSIONS)]
         self.orders = [rng.permutation(len(BOARDS)) for _ in range(SESSIONS)]
 
-    def run(self, program: Program, operation: str, rows: int, rng: np.random.Generator) -> pd.DataFrame:
+    def run(self, program: Program, operation: str, session: int, rows: int, rng: np.random.Generator) -> pd.DataFrame:
         """Return the table of one run."""
-        session = int(rng.integers(SESSIONS))
         seconds = np.cumsum(STEP * (1 + 0.02 * rng.normal(size=rows).clip(-3, 3)))
         time = (seconds - seconds[0]) * (1 + 0.01 * rng.normal())  # this run's own speed
         state = program.at(time, LOOK_AHEAD)
-        rough = ROUGH[PARENTS.get(operation, operation)] * (1 + 0.03 * rng.normal())
+        strength, rhythm = SHAKES[PARENTS.get(operation, operation)]
         worn = operation in PARENTS
         load = state.cutting * (1 + 0.3 * worn)
-        vibration = 0.1 + load * rough * (1 + 0.1 * np.sin(2.1 * time)) + worn * 0.5 * (np.sin(4.3 * time) > 0.3)
+        vibration = 0.1 + load * strength * (1 + 0.5 * np.sin(rhythm * time)) + worn * 0.6 * (np.sin(4.3 * time) > 0.3)
         features = np.column_stack(
             [(state.position - 1.5) / 1.5, state.velocity, np.linalg.norm(state.velocity, axis=1), load, vibration]
         )
@@ -167,9 +174,9 @@ class _Machine:
 def _kind(channel: str) -> tuple[float, float, float, float, float]:
     """Mean, spread over boards, gain of the features, noise and spread over sessions of a channel."""
     return {
-        "A": (0.0, 0.05, 0.01, 0.012, 0.004), "G": (1.0, 2.5, 0.05, 0.08, 0.1), "M": (5.0, 30.0, 3.0, 0.8, 2.0),
-        "P": (99.6, 0.0, 0.0, 0.01, 0.5), "T": (31.0, 1.5, 0.0, 0.02, 0.8), "X": (95.0, 10.0, 12.0, 12.0, 6.0),
-        "C": (60.0, 30.0, 4.0, 8.0, 12.0), "R": (1200.0, 150.0, 150.0, 120.0, 20.0),
+        "A": (0.0, 0.05, 0.01, 0.012, 0.002), "G": (1.0, 2.5, 0.05, 0.08, 0.02), "M": (5.0, 30.0, 3.0, 0.8, 1.0),
+        "P": (99.6, 0.0, 0.0, 0.01, 0.5), "T": (31.0, 1.5, 0.0, 0.02, 0.8), "X": (95.0, 10.0, 12.0, 12.0, 3.0),
+        "C": (60.0, 30.0, 6.0, 8.0, 3.0), "R": (1200.0, 150.0, 150.0, 120.0, 20.0),
     }[{"Proximity": "X", "RMS": "R"}.get(channel, channel[0])]  # fmt: skip
 
 

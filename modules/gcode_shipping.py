@@ -68,9 +68,9 @@ class Step(nn.Module):
         """Return the next token.
 
         Args:
-            given: The context of ``Encode``; ``token`` (B,) and ``fields`` (B, F), those of the last token; ``place``
-                (), where it stands; ``commands``, ``letters`` and ``open``, what the line has; ``cache_...``, what the last
-                call said.
+            given: The context of ``Encode``; ``token`` (B,) and ``fields`` (B, F), those of the last token;
+                ``place`` (), where it stands; ``commands``, ``letters`` and ``open``, what the line has;
+                ``cache_...``, what the last call said.
 
         Returns:
             The same without context and place, one token on, as ``next_token`` and so on (in a file, inputs and outputs

@@ -10,8 +10,8 @@
 # # One pair of `gcode`, looked at closely
 #
 # Reads the run folders of `gcode_encoder` and `gcode_decoder`, made by `fit` and `test`, and defines nothing of its
-# own. Change `run` to look at another decoder; its encoder is found by its config. All is judged by recording: windows of
-# one recording overlap and hold the same program, so they are never on two sides of the split.
+# own. Change `run` to look at another decoder; its encoder is found by its config. All is judged by recording: windows
+# of one recording overlap and hold the same program, so they are never on two sides of the split.
 
 # %%
 # %matplotlib inline

@@ -24,10 +24,10 @@ from datamodules.gcode_recordings import CHANNELS, CURRENTS, OPERATIONS, PARENTS
 from datamodules.synthetic.gcode_programs import Program, make_program
 
 BOARDS = ("frame_r2", "y_bed__3", "frame_l2", "spindle2", "y_bed__4", "frame_b2", "xa_motor", "z_gant_2")
-OPTIONAL = ("frame_b2", "xa_motor", "z_gant_2", "y_bed__4")  # boards that a session may lack
+MISSING = (("frame_b2",), ("xa_motor", "y_bed__4"), ("z_gant_2",))  # boards that each session lacks
+SESSIONS = len(MISSING)
 STEP = 0.257  # seconds between two reports
 LEAST = 27  # windows: three recordings of nine operations with one each
-SESSIONS = 3
 LOOK_AHEAD = 0.15  # seconds
 INCH = 25.4  # mm
 # How strongly, and in which rhythm (radians a second), the tool shakes while it cuts.
@@ -144,7 +144,6 @@ class _Machine:
         pressure = np.array([kind == "Pressure" for kind in kinds])
         self.session[:, pressure] = 0.5 * rng.normal(size=(SESSIONS, 1))  # one air for all boards
         self.shakes = np.array([kind in ("Ax", "Ay", "Az", "RMS") for kind in kinds])
-        self.missing = [rng.choice(OPTIONAL, size=1 + i % 2, replace=False).tolist() for i in range(SESSIONS)]
         self.orders = [rng.permutation(len(BOARDS)) for _ in range(SESSIONS)]
 
     def run(self, program: Program, operation: str, session: int, rows: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -166,7 +165,7 @@ class _Machine:
         currents = np.column_stack([5.2 + 0.6 * load + 0.2 * vibration, *(0.2 + 0.12 * np.abs(state.velocity)).T])
         currents += self.noise * np.array([0.1, 0.01, 0.01, 0.01]) * rng.normal(size=currents.shape)
         machine = INCH * state.position + [50.0, 15.0, -26.0] + rng.normal(size=3)  # where the piece was clamped
-        order = [BOARDS[i] for i in self.orders[session] if BOARDS[i] not in self.missing[session]]
+        order = [BOARDS[i] for i in self.orders[session] if BOARDS[i] not in MISSING[session]]
         return _table(seconds + 36000 + 600 * session, state, machine, currents, dict(zip(
             self.columns, boards.T, strict=True)), order, program)  # fmt: skip
 

@@ -11,7 +11,9 @@ import torch
 
 from modules.base import ClassMapError
 from modules.gcode_decoder import GcodeDecoder
+from modules.gcode_losses import Losses
 from modules.gcode_tokens import EOS, PAD
+from modules.nets.gcode_decoder import Shape
 from tests.fake_data.gcode_decoder_toy import encoder_run
 from tests.running import code, data_of, data_of_run, fitted_run, parameters, tiny
 
@@ -223,3 +225,43 @@ def test_a_checkpoint_of_another_system_is_no_encoder(best):
 def test_heads_that_are_not_there_cannot_answer(best):
     with pytest.raises(ValueError, match=r"layout: flat needs shape\.flat_head"):
         rebuilt(best, layout="flat", shape={"flat_head": False})
+
+
+def built(best: Path, data: object, **changed: object) -> GcodeDecoder:
+    """A new system at the sizes of the fitted one, set up on the data for a fit."""
+    sizes = {name: rebuilt(best).hparams[name] for name in GcodeDecoder.SIZES}
+    shape = Shape(width=16, attention_heads=2, layers=1, ffn=16, **changed.pop("shape", {}))
+    optimizer = partial(torch.optim.AdamW, lr=1e-3)
+    system = GcodeDecoder(optimizer=optimizer, encoder=str(encoder_run()), shape=shape, **sizes | changed)
+    system.trainer = OneStep(data)
+    system.setup("fit")
+    return system
+
+
+def test_bins_of_the_summary_are_those_of_training_windows_and_chosen_channels(best, data):
+    system = built(best, data, shape={"summary": "window", "summary_bins": 4}, summary_of=["machine_position"])
+    channels = data.channel_groups()["machine_position"]
+    assert system.hparams["summary_channels"] == sorted(channels)
+    values, _ = data.window_values(data.indices("train"))
+    means = np.sort(values[..., sorted(channels)].mean(1), axis=0)  # the first statistics
+    edges = system.net.decoder.summary.edges[: len(channels)].numpy()
+    np.testing.assert_allclose(edges[:, 0], means[0], atol=1e-4)
+    np.testing.assert_allclose(edges[:, -1], means[-1], atol=1e-3)
+    others = [c for c in range(data.input_dim) if c not in channels]
+    batch = data.probe_batch(4)
+    batch["continuous"][..., others] = 0.0
+    summary, seen, operation = system.net.decoder.summary.eval(), data.probe_batch(4)["continuous"], torch.arange(4)
+    torch.testing.assert_close(summary(batch["continuous"], operation), summary(seen, operation))
+    assert not torch.allclose(summary(seen, operation), summary(seen, operation.flip(0)))
+    with pytest.raises(ClassMapError, match=r"summary_of names \['no such'\]"):
+        built(best, data, shape={"summary": "window"}, summary_of=["no such"])
+    with pytest.raises(ValueError, match=r"needs shape\.summary: window"):
+        built(best, data, summary_of=["machine_position"])
+
+
+def test_class_weights_of_the_heads_come_from_the_training_lines(best, data):
+    system = built(best, data, losses=Losses(class_weight="balanced"))
+    counts = data.field_counts()["command"]
+    weights = system.loss.heads["of_command"].class_weights
+    rare, often = int(np.argmin(np.where(counts > 0, counts, 10**9))), int(np.argmax(counts))
+    assert float(weights[rare] / weights[often]) == pytest.approx(counts[often] / counts[rare], rel=1e-5)

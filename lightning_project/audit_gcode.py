@@ -11,6 +11,7 @@ from callbacks.report_tables import number, table
 from datamodules.gcode_baselines import line_answers, task_of
 from datamodules.splits import make_split
 
+TREES = 100  # of a forest: both ways to split need their own
 SHOWN = {
     "operation_accuracy": "operation",
     "token_accuracy_brief": "tokens, forced, as the brief counted",
@@ -66,7 +67,7 @@ def about_lines(data: Any, table_of_split: pd.DataFrame, fractions: dict[str, fl
         lines.append([protocol, *(number(shares.get(name), 3) for name in ("val", "test"))])
         train, asked = (np.flatnonzero(where == name) for name in ("train", part))
         asked = asked[[task.lines[record] != "" for record in asked]]
-        answers = line_answers(task, train, asked)
+        answers = line_answers(task, train, asked, TREES)
         true = [task.lines[record] for record in asked]
         order = np.arange(len(asked))
         columns[protocol] = {n: measured(answer_sums(a, true, data.y[asked], order)) for n, a in answers.items()}

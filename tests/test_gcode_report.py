@@ -38,7 +38,8 @@ def folder(base):
     """The run folder of a decoder that was fitted, tested with its sensors spoilt, and asked about new recordings."""
     with contextlib.chdir(base):
         run(["fit", "--name", "a", *LEARN, *QUICK, "--report.baselines", "false"], system="gcode_decoder")
-        tested = ["--ckpt_path", "best", "--line_judgement.sensors", "true", "--report.bootstrap", "50"]
+        tested = ["--ckpt_path", "best", "--line_judgement.sensors", "true"]
+        tested += ["--report.bootstrap", "50", "--report.baselines", "true"]
         run(["test", "--name", "a", *tested], system="gcode_decoder")
         new = gcode_encoder_toy.write(Path(), labels=False)
         run(["predict", "--name", "a", "--ckpt_path", "best", "--data.predict_path", str(new)], system="gcode_decoder")

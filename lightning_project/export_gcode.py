@@ -3,14 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from callbacks.report_files import write_json, write_npz
-from lightning_project.export_formats import run_onnx, silent, time_of, write_onnx
+from lightning_project.export_formats import run_arrays, silent, time_of, write_onnx
 from modules.exporting import Axes
 from modules.gcode_decoder import GcodeDecoder
 from modules.gcode_shipping import ANSWERS, CACHE, NEXT, WINDOW, Arrays, Encode, Run, Step, write_lines
@@ -82,11 +81,7 @@ def write_onnx_pair(model: GcodeDecoder, window: Inputs, folder: Path) -> tuple[
 
 def loaded(folder: Path, ending: str) -> tuple[Run, Run]:
     """Return what runs a pair of files, on one core."""
-    return _arrays(run_onnx(folder / f"encode{ending}")), _arrays(run_onnx(folder / f"step{ending}"))
-
-
-def _arrays(run: Any) -> Run:  # noqa: ANN401  # takes tensors
-    return lambda inputs: run({name: torch.as_tensor(x) for name, x in inputs.items()})
+    return run_arrays(folder / f"encode{ending}"), run_arrays(folder / f"step{ending}")
 
 
 def eager_run(module: torch.nn.Module) -> Run:

@@ -1,6 +1,8 @@
 """A pair as two functions: they write what the system writes, as modules and as files of ONNX, for any batch size."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -11,7 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning_project.export_gcode import eager_run, write_pair
 from modules.gcode_decoding import Writer
 from modules.gcode_shipping import WINDOW, Encode, Step, write_lines
-from tests.running import data_of_run, fitted_run
+from tests.running import ROOT, data_of_run, fitted_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute 'loss' is an instance of `nn.Module`")
 
@@ -67,6 +69,19 @@ def test_nothing_is_written_after_the_end():
     assert found["tokens"].tolist() == [[2, 0, 0], [7, 8, 2]]
     assert found["fields"][0, 1:].tolist() == [[-1] * 4] * 2
     assert found["log_prob"].tolist() == [[-2, 0, 0], [-7, -8, -2]]
+
+
+def test_the_snippet_of_the_readme_takes_one_window_through_both_stages(shipped, tmp_path_factory, tmp_path, capsys):
+    from tests.fake_data.gcode import folder as tiny_folder
+    from tests.fake_data.gcode_decoder_toy import encoder_run
+
+    shutil.copytree(encoder_run(), tmp_path / "runs" / "gcode_encoder" / "first")
+    shutil.copytree(fitted_run(tmp_path_factory, "gcode_decoder"), tmp_path / "runs" / "gcode_decoder" / "first")
+    tiny_folder(tmp_path / "tiny")
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## gcode\n")[1].split("\n## ")[0]
+    exec(re.search(r"^```python\n(.*?)^```$", section, re.M | re.S).group(1), {})
+    operation, _, rest = capsys.readouterr().out.strip().splitlines()[-1].partition(": ")
+    assert operation in shipped[0].class_names and re.fullmatch(r".+, anomaly \d+\.\d{3}", rest)
 
 
 @pytest.mark.slow

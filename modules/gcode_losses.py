@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.keyed import keyed_normal
-from modules.losses import Focal
+from modules.losses import CrossEntropy, Focal
 from modules.nets.gcode_heads import SIGN
 
 PAD, MINUS = 0, 1  # as in modules.gcode_tokens
@@ -100,8 +100,9 @@ class TokenLoss(nn.Module):
         self.settings, self.digits = settings, digits
         smoothing, weighed = settings.label_smoothing, settings.class_weight
         gammas = {"type": settings.gamma, "command": settings.gamma + 1 if settings.gamma else 0.0, "param": 0.0}
-        made = {name: Focal(gamma, weighed, smoothing) for name, gamma in gammas.items()}
-        made |= {name: Focal(0.0, "none", smoothing) for name in ("flat", "sign", "digits")}
+        # without a focus the plain loss is the same, and spares a copy of all logits over the vocabulary
+        made = {n: Focal(g, weighed, smoothing) if g else CrossEntropy(smoothing, weighed) for n, g in gammas.items()}
+        made |= {name: CrossEntropy(smoothing) for name in ("flat", "sign", "digits")}
         self.heads = nn.ModuleDict({f"of_{name}": loss for name, loss in made.items()})  # `type` is a module's own name
         self.scale = 10.0 ** (4 if digits == 6 else 3)  # so that a coordinate is in its own unit
 

@@ -106,6 +106,8 @@ class GcodeJudgement(pl.Callback):
         others, notes = simple_lines(data, part, found.id, baselines)
         right = found.sums["line_accuracy"][:, 0]
         expected = sum(data.lines[row] != "" for row in data.indices(part))
+        fit = files.read_json(Path(trainer.default_root_dir) / "fit" / "metrics.json")
+        limits = [row["threshold"] for row in fit.get("confidence", {}).get("coverage", [])]
         spoil = self.sensors and len(found.id) == expected  # all of the part, not what limits left of it
         return {
             "kind": "lines",
@@ -127,6 +129,7 @@ class GcodeJudgement(pl.Callback):
             "confidence": {
                 "error": line_metrics.calibration_error(found.confidence, right),
                 "coverage": line_metrics.at_coverage(found.confidence, right, COVERAGE),
+                "by_validation": line_metrics.above(found.confidence, right, limits) if part == "test" else [],
             },
             "sensors": self._spoilt(trainer, module, part, found.sums, found.group, bootstrap) if spoil else [],
         }

@@ -167,8 +167,17 @@ def _confidence(metrics: Mapping[str, Any]) -> str:
         "## Confidence\n\nThe probability of the written line, as given by the decoder. Calibration error "
         f"{number(found['error'])}. Keeping only the surest lines:\n\n"
         + table(["kept", "lines", "least confidence", "whole line right"], rows)
-        + "\n\nTake a threshold from the validation part (`fit/metrics.json`), and judge it here."
+        + _by_validation(found["by_validation"])
     )
+
+
+def _by_validation(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Judge thresholds that were fitted on validation; without them say where one comes from."""
+    if not rows:
+        return "\n\nA threshold for use is one of the validation part, and is judged on test."
+    cells = [[number(r["threshold"]), f"{r['share']:.0%}", number(r["accuracy"])] for r in rows]
+    text = "\n\nThe thresholds that keep these shares on validation, judged here:\n\n"
+    return text + table(["least confidence", "kept here", "whole line right"], cells)
 
 
 def sensors(rows: Sequence[Mapping[str, Any]]) -> str:

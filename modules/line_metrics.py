@@ -215,6 +215,16 @@ def at_coverage(confidence: np.ndarray, right: np.ndarray, shares: Sequence[floa
     return rows
 
 
+def above(confidence: np.ndarray, right: np.ndarray, thresholds: Sequence[float]) -> list[dict[str, float]]:
+    """Return how often lines above thresholds are right: threshold, share kept, accuracy (NaN = none kept)."""
+    rows = []
+    for threshold in thresholds:
+        kept = confidence >= threshold
+        accuracy = float(right[kept].mean()) if kept.any() else float("nan")
+        rows.append({"threshold": float(threshold), "share": float(kept.mean()), "accuracy": accuracy})
+    return rows
+
+
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """Return the expected calibration error of yes-or-no answers over equal bins of confidence."""
     place = np.clip((confidence * bins).astype(int), 0, bins - 1)

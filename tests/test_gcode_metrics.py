@@ -142,6 +142,9 @@ def test_confidence_and_coverage():
     confidence, right = np.array([0.9, 0.2, 0.8, 0.1]), np.array([1.0, 0, 1, 0])
     rows = line_metrics.at_coverage(confidence, right, (1.0, 0.5))
     assert [row["accuracy"] for row in rows] == [0.5, 1] and rows[1]["threshold"] == 0.8
+    (kept,) = line_metrics.above(confidence, right, [0.15])
+    assert kept["share"] == 0.75 and kept["accuracy"] == pytest.approx(2 / 3)
+    assert np.isnan(line_metrics.above(confidence, right, [0.95])[0]["accuracy"])
     assert line_metrics.calibration_error(confidence, right) == pytest.approx((0.1 + 0.2 + 0.2 + 0.1) / 4)
     assert predictions().confidence[1] == pytest.approx(np.exp(-0.3))
 

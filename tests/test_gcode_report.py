@@ -105,6 +105,14 @@ def test_the_page_and_the_tables(folder):
     assert np.loadtxt(folder / "test" / "confusion.csv", delimiter=",").sum() == 63
 
 
+def test_thresholds_of_confidence_come_from_validation(folder):
+    fit, test = (read(folder / part / "metrics.json")["confidence"] for part in ("fit", "test"))
+    found = LinePredictions.load(folder / "test" / "predictions_test.npz")
+    assert [row["threshold"] for row in test["by_validation"]] == [row["threshold"] for row in fit["coverage"]]
+    for row in test["by_validation"]:
+        assert row["share"] == pytest.approx((found.confidence >= row["threshold"]).mean())
+
+
 def test_spoilt_sensors_are_judged_on_the_same_windows(folder):
     rows = pd.read_csv(folder / "test" / "sensors.csv")
     values = read(folder / "test" / "metrics.json")["values"]

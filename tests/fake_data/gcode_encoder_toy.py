@@ -2,11 +2,6 @@
 
 from pathlib import Path
 
-import yaml
-
-from callbacks.stratified_split import StratifiedSplit
-
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLES, WINDOW, STRIDE = 240, 16, 8  # those of the tiny config
 
 
@@ -29,16 +24,5 @@ def write(folder: Path, labels: bool = True, rename: dict[str, str] | None = Non
 
 
 def words(variant: Path, folder: Path) -> list[str]:
-    """Return what a variant needs besides the tiny config: sizes of the toy data, and a window that is not theirs."""
-    if variant.stem.endswith("_recordings"):
-        from datamodules.gcode import GcodeData
-
-        data = GcodeData(columns="common", window=WINDOW, stride=STRIDE, synthetic_samples=SAMPLES)
-        data.setup("fit")
-        data.apply_split(StratifiedSplit(**_split()).draw(data))
-        return ["--model.input_dim", str(data.input_dim), "--model.categories", str(data.categories)]
+    """Return what a variant needs besides the tiny config: a window that is not the tiny one."""
     return ["--data.window", "8", "--data.stride", "4"] if variant.stem.endswith("_short") else []
-
-
-def _split() -> dict:
-    return yaml.safe_load((ROOT / "configs" / "gcode_encoder.yaml").read_text(encoding="utf-8"))["split"]

@@ -50,7 +50,8 @@ class GcodeDecoder(System):
         losses: What is learned, and how.
         layout: Which heads answer: the ``flat`` one, as in the brief, or the ``heads`` of the fields.
         decoding: How lines are written by ``test`` and ``predict``; validation is greedy.
-        conditioning: The operation that the decoder is told: the encoder's most probable one, the ``label``, or none.
+        conditioning: The operation that the decoder is told: the encoder's most probable one; the one whose ``program``
+            that is, for a damaged tool runs the lines of a healthy one; the ``label``; or none.
         train_encoder: Train the encoder, too, with the loss of the operation.
         encoder_lr_ratio: Learning rate of the encoder over that of the decoder, where it is trained.
         memory_noise: Noise on the memory in training, in units of its deviation within a window: what the encoder says
@@ -68,6 +69,7 @@ class GcodeDecoder(System):
         encoder_config: Filled in: settings of the encoder's network as JSON, from which it is built again.
         vocabulary: Filled in: the vocabulary as JSON.
         summary_channels: Filled in: places of the channels of ``summary_of``.
+        programs: Filled in: for each operation the one whose program it runs, for conditioning: program.
         decay_all: Decay norms, biases and embeddings, too.
         compile_net: Compile the network with ``torch.compile``.
     """
@@ -76,7 +78,7 @@ class GcodeDecoder(System):
     SIZES: ClassVar[tuple[str, ...]] = (
         *("num_classes", "input_dim", "categories", "vocab_size", "num_commands", "num_params", "max_tokens", "digits"),
     )
-    FILLED_IN: ClassVar[tuple[str, ...]] = ("encoder_config", "vocabulary", "summary_channels")
+    FILLED_IN: ClassVar[tuple[str, ...]] = ("encoder_config", "vocabulary", "summary_channels", "programs")
 
     loss: TokenLoss
 
@@ -91,7 +93,7 @@ class GcodeDecoder(System):
         losses: Losses = Losses(),  # noqa: B008
         layout: Literal["flat", "heads"] = "heads",
         decoding: Decoding = Decoding(),  # noqa: B008
-        conditioning: Literal["predicted", "label", "none"] = "predicted",
+        conditioning: Literal["predicted", "program", "label", "none"] = "predicted",
         train_encoder: bool = False,
         encoder_lr_ratio: float = 0.1,
         memory_noise: float = 0.0,
@@ -107,6 +109,7 @@ class GcodeDecoder(System):
         encoder_config: str | None = None,
         vocabulary: str | None = None,
         summary_channels: list[int] | None = None,
+        programs: list[int] | None = None,
         decay_all: bool = False,
         compile_net: bool = False,
     ) -> None:
@@ -130,6 +133,7 @@ class GcodeDecoder(System):
     def build_if_known(self) -> None:
         """Build the network where sizes and encoder are known, and the tables where the vocabulary is."""
         chosen = self.hparams["summary_of"] is None or self.hparams["summary_channels"] is not None
+        chosen = chosen and (self.conditioning != "program" or self.hparams["programs"] is not None)
         if chosen and (self.hparams["encoder"] is not None or self.hparams["encoder_config"] is not None):
             super().build_if_known()
         if self.net is not None and self.tables is None and self.hparams["vocabulary"] is not None:
@@ -159,7 +163,7 @@ class GcodeDecoder(System):
             self.conditioning != "none",
             self.losses.value > 0,
         )
-        self.net = EncoderDecoder(encoder, decoder, self.train_encoder)
+        self.net = EncoderDecoder(encoder, decoder, self.train_encoder, self.hparams["programs"])
         self.loss = TokenLoss(self.losses, sizes.digits)
         heads = [name for name, weight in self.losses.weights(None).items() if self._has(name) and weight > 0]
         self.train_loss, self.val_loss = Mean(), Mean()
@@ -186,6 +190,8 @@ class GcodeDecoder(System):
             self.hparams["vocabulary"] = found
         if self.hparams["summary_of"] is not None and self.hparams["summary_channels"] is None and data is not None:
             self.hparams["summary_channels"] = self._channels_of(data.channel_groups())
+        if self.conditioning == "program" and self.hparams["programs"] is None and data is not None:
+            self.hparams["programs"] = _programs(list(data.class_names), data.class_levels()["program"])
         named = self.hparams["encoder"] is not None and stage == "fit" and self.trainer.ckpt_path is None
         if named or (self.net is None and self.hparams["encoder_config"] is None):
             run = read_encoder_run(self.hparams["encoder"])
@@ -444,3 +450,8 @@ def _written(free: Written) -> dict[str, Tensor]:
 def _spread(indices: Any, count: int) -> Any:  # noqa: ANN401  # an array of numpy
     """At most so many of some indices, from all over them."""
     return indices[:: -(-len(indices) // count)] if len(indices) > count else indices
+
+
+def _programs(names: list[str], programs: list[str]) -> list[int]:
+    """For each operation the one that is named as its program, or itself."""
+    return [names.index(program) if program in names else i for i, program in enumerate(programs)]

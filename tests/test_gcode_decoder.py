@@ -259,6 +259,14 @@ def test_bins_of_the_summary_are_those_of_training_windows_and_chosen_channels(b
         built(best, data, summary_of=["machine_position"])
 
 
+def test_the_program_of_an_operation_comes_from_the_data_and_is_a_hyperparameter(best, data):
+    system = built(best, data, conditioning="program")
+    names, programs = list(data.class_names), system.hparams["programs"]
+    assert programs[names.index("damageface")] == names.index("face150025")
+    assert programs[names.index("pocket")] == names.index("pocket")
+    assert system.net.told_as.tolist() == programs
+
+
 def test_class_weights_of_the_heads_come_from_the_training_lines(best, data):
     system = built(best, data, losses=Losses(class_weight="balanced"))
     counts = data.field_counts()["command"]

@@ -201,6 +201,12 @@ def test_the_decoder_is_told_the_given_operation_or_the_most_probable_one():
     assert context["operation"].tolist() == [2, int(logits[1].argmax()), 0]
 
 
+def test_the_decoder_is_told_the_program_of_an_operation():
+    net, window = both()
+    told = EncoderDecoder(net.encoder, net.decoder, told_as=[0, 1, 1]).eval()
+    assert told.encode(**window, operation=torch.tensor([2, 1, 0]))[0]["operation"].tolist() == [1, 1, 0]
+
+
 def test_noise_is_measured_by_the_memory_of_its_own_window():
     net, window = both(summary="memory")
     net.eval()

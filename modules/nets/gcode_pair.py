@@ -1,5 +1,6 @@
 """Both stages of `gcode` as one network: an encoder, frozen or not, and a decoder that reads its memory."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,12 +16,20 @@ class EncoderDecoder(nn.Module):
         encoder: Gives ``encode(continuous, present, categorical) -> (memory (B, S, M), logits (B, classes))``.
         decoder: Reads the memory.
         trained: Whether the encoder is trained, too; a frozen one stays in evaluation mode.
+        told_as: For each operation, the one that the decoder is told in its place; ``None``: itself.
     """
 
+    told_as: Tensor | None
+
     def __init__(
-        self, encoder: nn.Module, decoder: SensorMultiHeadDecoder | LSTMDecoder, trained: bool = False
+        self,
+        encoder: nn.Module,
+        decoder: SensorMultiHeadDecoder | LSTMDecoder,
+        trained: bool = False,
+        told_as: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.register_buffer("told_as", None if told_as is None else torch.tensor(told_as), persistent=False)
         self.encoder, self.decoder, self.trained = encoder, decoder, trained
         encoder.requires_grad_(trained)
         self.train(self.training)
@@ -65,6 +74,8 @@ class EncoderDecoder(nn.Module):
         told = logits.argmax(1)
         if operation is not None:
             told = torch.where(operation >= 0, operation, told)
+        if self.told_as is not None:
+            told = self.told_as[told]
         summary = self.decoder.shape.summary
         if summary == "none":
             return self.decoder.prepare(memory, told)

@@ -167,7 +167,7 @@ def report(root: Path, shown: str) -> str:
     if run.get("targets"):
         parts.append(targets(run))
     parts.append(tables.classes(root, stage, metrics[stage]))
-    parts += [closer] if (closer := section(root, stage)) else []
+    parts += [text for text in (section(root, stage), further(root, stage)) if text]
     if (root / "curves.png").is_file():
         parts.append("## Course\n\n![curves](curves.png)")
     parts += [
@@ -182,6 +182,11 @@ def report(root: Path, shown: str) -> str:
         + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def further(root: Path, stage: str) -> str:
+    """Return the sections that other callbacks left in the folder of a stage."""
+    return "\n\n".join(path.read_text(encoding="utf-8") for path in sorted((root / stage).glob("section_*.md")))
 
 
 def run_files(root: Path) -> list[Path]:

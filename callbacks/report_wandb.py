@@ -8,11 +8,15 @@ from pathlib import Path
 import pandas as pd
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-# what a stage may have written; those of classes, of pictures, of text
-PICTURES = ("confusion", "per_class", "calibration", "examples", "errors", "distance", "attention", "slots")
+# what a stage may have written; those of classes, of pictures, of text, of G-code
+PICTURES = (
+    *("confusion", "per_class", "calibration", "examples", "errors", "distance", "attention", "slots"),
+    "recordings",
+)
 TABLES = (
     *("per_class", "mistakes", "results", "breakdown", "levels", "back_off", "needs_*"),
     *("by_distance", "by_position", "panel", "samples"),
+    *("heads", "kinds", "lengths", "operations", "recordings", "examples", "sensors", "anomaly"),
 )
 
 

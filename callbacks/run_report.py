@@ -18,9 +18,12 @@ from callbacks import report_metrics, report_settings, report_stage, report_tabl
 from callbacks.report_baselines import simple_models
 from callbacks.report_breakdown import write_breakdown
 from callbacks.report_environment import environment
+from callbacks.report_gcode import GcodeJudgement
 from callbacks.report_language import LanguageJudgement
 from callbacks.report_targets import Target, judge
 from datamodules.errors import DataError
+
+JUDGES: dict[str, type[LanguageJudgement | GcodeJudgement]] = {"text": LanguageJudgement, "tokens": GcodeJudgement}
 
 
 class RunReport(pl.Callback):
@@ -56,7 +59,7 @@ class RunReport(pl.Callback):
         self._values: dict[str, float] = {}
         self._validated, self._loaded, self._started, self._lr = False, False, 0.0, float("nan")
         self._judged: dict[str, Tensor] = {}
-        self._text: LanguageJudgement | None = None  # judges in place of this class where a system predicts text
+        self._text: LanguageJudgement | GcodeJudgement | None = None  # judges in place of this class, see JUDGES
 
     # -- training: one row per epoch ------------------------------------------------------------------------------
 
@@ -131,8 +134,8 @@ class RunReport(pl.Callback):
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._outputs, self._text = [], None
-        if getattr(pl_module, "PREDICTS", "classes") == "text":
-            self._text = next(c for c in trainer.callbacks if isinstance(c, LanguageJudgement))  # type: ignore[attr-defined]
+        if judge := JUDGES.get(getattr(pl_module, "PREDICTS", "classes")):
+            self._text = next(c for c in trainer.callbacks if isinstance(c, judge))  # type: ignore[attr-defined]
             self._text.start()
         if not (self.rows or self._loaded or trainer.ckpt_path):
             raise RuntimeError("no report on untrained weights: give --ckpt_path best (or a file), or run `fit` first")

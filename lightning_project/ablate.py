@@ -20,7 +20,7 @@ from lightning_project.ablation_plan import Cell, Plan
 from lightning_project.ablation_runs import Job, recorded, resolved, with_leaf
 from lightning_project.ablation_table import Outcome
 from lightning_project.exits import CellsFailedError
-from lightning_project.members import folds_of, pooled, stored
+from lightning_project.members import folds_of, ordered, pooled, stored
 
 
 def ablate(
@@ -215,10 +215,3 @@ class _Work:
         shown += [f"{metric}_difference_high", "time_ratio"]
         print(table[shown].to_string(index=False, na_rep="", float_format="{:.3f}".format))
         print("written:\n" + "\n".join(f"  {path}" for path in written))
-
-
-def ordered(found: Predictions) -> Predictions:
-    """Return predictions in the order of their ids, the labelled ones, so that two cells line up."""
-    real = found.labelled()
-    rows = np.argsort(real.id, kind="stable")
-    return Predictions(real.id[rows], real.group[rows], real.y[rows], real.prob[rows], real.class_names)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from callbacks.report_files import Predictions
 from callbacks.report_plots import metric_label
+from lightning_project import figures
 from lightning_project.ablation_plan import BASE, Cell, Plan
 from modules import statistics
 
@@ -58,11 +59,11 @@ def tabulate(plan: Plan, outcomes: list[Outcome], bootstrap: int) -> pd.DataFram
             metrics = _measurable(plan, outcome)
             try:
                 by_index = {metric: statistics.by_index(metric, list(found.class_names)) for metric in metrics}
+                exact = figures.measured(found, list(by_index.values()))
             except ValueError as error:
                 notes[name] = str(error)
                 continue
-            values = statistics.resampled(found.prob, found.y, found.group, list(by_index.values()), bootstrap)
-            exact = statistics.measured(found.prob, found.y, list(by_index.values()))
+            values = figures.resampled(found, list(by_index.values()), bootstrap)
             drawn[name, seed] = {metric: values[index] for metric, index in by_index.items()}
             points[name, seed] = {metric: exact[index] for metric, index in by_index.items()}
     base = outcomes[0]
@@ -144,7 +145,7 @@ def verdict(row: dict[str, Any], metric: str) -> str:
     low, high = row[f"{metric}_difference_low"], row[f"{metric}_difference_high"]
     if np.isnan(low):
         return ""
-    up = metric not in ("nll", "ece")
+    up = not figures.less_is_better(metric)
     return "undecided" if low <= 0 <= high else "helped" if (low > 0) == up else "hurt"
 
 

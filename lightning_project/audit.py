@@ -7,6 +7,7 @@ from callbacks.report_files import write_json, write_text
 from callbacks.stratified_split import StratifiedSplit
 from datamodules.base import SplitDataModule
 from datamodules.errors import DataError
+from lightning_project.audit_gcode import about_lines
 from lightning_project.audit_language import about_text
 from lightning_project.run_folder import KeepRun
 from modules import statistics
@@ -47,6 +48,8 @@ def audit(
     keeper.keep()
     page, facts = datamodule.split_page(table)
     more = about_text(datamodule, part) if model.PREDICTS == "text" else _simple_models(datamodule, part)
+    if hasattr(datamodule, "line_baselines"):
+        more += about_lines(datamodule, table, split.fractions, split.seed, part)
     text = report.to_markdown() + page + more
     print(text)
     write_text(folder / "AUDIT.md", text)

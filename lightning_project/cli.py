@@ -18,6 +18,7 @@ from callbacks.epoch_lines import EpochLines
 from callbacks.gradient_clipping import GradientClipping
 from callbacks.init_from import InitFrom
 from callbacks.probes import Probes
+from callbacks.report_gcode import GcodeJudgement
 from callbacks.report_language import LanguageJudgement
 from callbacks.run_report import RunReport
 from callbacks.stratified_split import StratifiedSplit
@@ -33,9 +34,11 @@ from lightning_project.init_from import begin_with
 from lightning_project.loggers import close_loggers, make_loggers
 from lightning_project.parser import Parser, class_at, import_all
 from lightning_project.predictions import write_predictions_of
+from lightning_project.predictions_gcode import write_windows_of
 from lightning_project.predictions_language import write_losses_of
 from lightning_project.run_folder import KeepRun, RunFolder, announce, find_run, forget, is_first, with_config_of_run
 from lightning_project.signals import SaveOnSignal
+from lightning_project.stream_gcode import STREAM, write_stream_of
 from lightning_project.verbs import WITH_CONFIG, WITHOUT_CONFIG
 from lightning_project.words import run_words
 from modules.base import System
@@ -49,6 +52,7 @@ SHARED: dict[str, type] = {
     "early_stopping": EarlyStopping,
     "checkpoint": Checkpoint,
     "judgement": LanguageJudgement,
+    "line_judgement": GcodeJudgement,
     "report": RunReport,
     "ensemble": Ensemble,
 }
@@ -214,6 +218,12 @@ class ProjectCLI(LightningCLI):
     def predict(self, model: System, datamodule: SplitDataModule, ckpt_path: str) -> None:
         """Predict and write `predict/predictions.csv`."""
         write = write_losses_of if model.PREDICTS == "text" else write_predictions_of
+        if hasattr(datamodule, "recording_names"):  # windows of recordings, of either stage
+            write = write_windows_of
+            if getattr(datamodule, "predict_path", None) == STREAM:
+                judge = next(c for c in self.trainer.callbacks if isinstance(c, GcodeJudgement))  # type: ignore[attr-defined]
+                write_stream_of(self.run.path, model, datamodule, ckpt_path, judge.smoothing)
+                return
         write(self.trainer, self.run.path, model, datamodule, ckpt_path)
 
     def close(self) -> None:

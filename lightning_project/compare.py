@@ -18,10 +18,9 @@ from callbacks import report_plots as plots
 from callbacks.report_files import Predictions
 from callbacks.report_settings import comparable_config
 from datamodules.errors import DataError
+from lightning_project import figures
 from lightning_project.members import folds_of, inside, pooled, stored
-from modules import statistics
 
-SHOWN = ("accuracy", "macro_f1", "top3", "nll", "ece")
 FACTS = ("best_epoch", "best_val_acc", "epochs_run", "total_params", "dropout", "label_smoothing", "use_class_weights")
 LEVEL = 0.95
 
@@ -96,7 +95,7 @@ def compare(
             of fold. The others are compared with the first.
         out: Folder for ``comparison.csv``, ``comparison.md`` and ``comparison.png``.
         metric: Metric of the chart: accuracy, macro_f1, top3, nll or ece; of language models word_perplexity,
-            perplexity or bits_per_byte.
+            perplexity or bits_per_byte; of decoders of lines line_accuracy, token_accuracy and others.
         bootstrap: Resamples for the intervals, by group.
         text: Language models: text file or folder on which every run is scored again.
         prompts: Language models: file of prompts to continue, one a line.
@@ -116,10 +115,11 @@ def compare(
         return
     if text or prompts or metrics:
         raise DataError("--text, --prompts and --metrics are for runs of language models")
-    metric = metric or "macro_f1"
-    if metric not in SHOWN:
-        raise DataError(f"unknown metric {metric!r}; choose one of {', '.join(SHOWN)}")
     found = [Run.read(folder) for folder in folders]
+    shown = figures.shown(found[0].found) if found else figures.OF_CLASSES
+    metric = metric or ("macro_f1" if "macro_f1" in shown else shown[0])
+    if metric not in shown:
+        raise DataError(f"unknown metric {metric!r}; choose one of {', '.join(shown)}")
     if len(found) < 2:
         raise DataError("give two or more run folders (or one with several seed-S/ inside)")
     for run in found[1:]:
@@ -168,14 +168,12 @@ def _table(rows: dict[str, list[Run]], bootstrap: int) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     first: dict[str, tuple[float, np.ndarray]] = {}
     for name, runs in rows.items():
-        points = [
-            statistics.classification_metrics(run.found.prob, run.found.y, [str(n) for n in run.found.class_names])
-            for run in runs
-        ]
+        shown = figures.shown(runs[0].found)
+        points = [figures.measured(run.found, shown) for run in runs]
         # one seed gives every run the same resamples of the same groups
-        draws = [statistics.resampled(r.found.prob, r.found.y, r.found.group, SHOWN, bootstrap) for r in runs]
+        draws = [figures.resampled(run.found, shown, bootstrap) for run in runs]
         line: dict[str, Any] = {"run": name, "seeds": len(runs)}
-        for metric in SHOWN:
+        for metric in shown:
             values, drawn = (
                 np.array([point[metric] for point in points]),
                 np.mean([draw[metric] for draw in draws], axis=0),
@@ -214,7 +212,7 @@ def flat(config: object, prefix: str = "") -> dict[str, Any]:
 
 def _markdown(table: pd.DataFrame, rows: dict[str, list[Run]], metric: str, bootstrap: int) -> str:
     first = next(iter(rows.values()))[0]
-    shown = [metric, *(name for name in SHOWN if name != metric)]
+    shown = [metric, *(name for name in figures.shown(first.found) if name != metric)]
     header = [
         "run",
         "seeds",

@@ -21,6 +21,7 @@ CURVES = {
 }
 PICTURES = ["test/confusion", "test/calibration", "test/per_class", "fit/confusion", "fit/calibration", "report"]
 TABLES = ["test/per_class_table", "test/mistakes_table", "fit/per_class_table", "fit/mistakes_table"]
+LINE_TABLES = ("results", "heads", "kinds", "lengths", "operations", "recordings", "examples", "sensors", "anomaly")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,22 @@ SYSTEMS = {
         ("val/macro_f1", "test/macro_f1", "test/accuracy"),
         top=2,
         curves={"Further tasks": ["train/aux_crosslist", "train/aux_learning", "train/aux_length"]},
+    ),
+    "gcode_encoder": Shown(
+        ("val/macro_f1", "test/macro_f1", "test/accuracy"),
+        curves={"Reconstruction": ["train/aux_reconstruction"]},
+        tables=(*TABLES, "test/anomaly_table"),
+    ),
+    "gcode_decoder": Shown(
+        ("val/token_accuracy", "test/line_accuracy", "test/token_accuracy"),
+        curves={
+            "Training": ["train/loss", "lr", "grad/norm", "grad/clipped_share"],
+            "Heads": [f"train/loss_{name}" for name in ("type", "command", "param", "sign", "digits", "value", "flat")],
+            "Validation": ["val/loss", "val/token_accuracy", "val/line_accuracy", "val/operation_accuracy"],
+        },
+        tested=("line_accuracy", "token_accuracy", "token_accuracy_free", "operation_accuracy", "validity"),
+        pictures=("test/confusion", "test/recordings", "fit/confusion", "fit/recordings", "report"),
+        tables=tuple(f"test/{name}_table" for name in LINE_TABLES),
     ),
     "language": Shown(
         ("val/word_ppl", "test/word_perplexity", "test/bits_per_byte"),

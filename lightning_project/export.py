@@ -40,7 +40,8 @@ def export(
     """Write the network as ONNX, torch.export and int8, and compare each file with the network on validation samples.
 
     Prints the largest difference, how often the answer is the same, size, and time on one core. A format that cannot be
-    written is named with its reason; without any the exit code is 1.
+    written is named with its reason; without any the exit code is 1. A decoder of G-code is written as two functions,
+    too, of a window and of a token, which together write lines.
 
     Args:
         self: The Trainer.
@@ -89,6 +90,10 @@ def export(
     if fitted := datamodule.state_dict():
         text = json.dumps(fitted, indent=1, ensure_ascii=False, default=lambda value: value.tolist())
         written.append(write_text(folder / "preprocessing.json", text))
+    if model.PREDICTS == "tokens":
+        from lightning_project.export_gcode import write_pair
+
+        written += write_pair(model, samples.batches, folder, "int8" in wanted)  # type: ignore[arg-type]
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
 
@@ -126,11 +131,12 @@ class Samples:
             found.append(list(itertools.islice(data.predict_dataloader(), count)))
         singles, batches = found
         # tracing takes an axis of size one for a fixed one
+        inputs = [model.net_inputs(b) for b in batches]
         axes = {
-            name: {axis: label for axis, label in named.items() if batches[0][name].shape[axis] > 1}
+            name: {axis: label for axis, label in named.items() if inputs[0][name].shape[axis] > 1}
             for name, named in model.export_axes([*singles, *batches]).items()
         }
-        return cls([model.net_inputs(b) for b in singles], [model.net_inputs(b) for b in batches], axes)
+        return cls([model.net_inputs(b) for b in singles], inputs, axes)
 
     @property
     def example(self) -> Inputs:

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ class Format:
 def write_torch(model: "System", example: dict[str, Tensor], axes: Axes, path: Path) -> Run:
     """Write a program of torch.export; it takes the inputs as one dict."""
     free = {name: dict.fromkeys(axes.get(name, {}), Dim.DYNAMIC) for name in example}
-    with _silent(), torch.no_grad():
+    with silent(), torch.no_grad():
         program = torch.export.export(Exported(model), (example,), dynamic_shapes=(free,), strict=False)
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()
@@ -54,7 +54,7 @@ def write_onnx(model: "System", example: dict[str, Tensor], axes: Axes, path: Pa
     """Write an ONNX graph with named inputs, outputs and free axes."""
     _need("onnx", "onnxscript", "onnxruntime")
     free: dict[str, Any] = {name: dict(axes.get(name, {})) for name in example}
-    with _silent(), torch.no_grad():
+    with silent(), torch.no_grad():
         network = ExportedByName(model).eval()
         outputs = list(network(**example))
         program = torch.onnx.export(
@@ -78,7 +78,7 @@ def write_int8(model: "System", example: dict[str, Tensor], axes: Axes, path: Pa
     _need("onnx", "onnxscript", "onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder, _silent():
+    with tempfile.TemporaryDirectory() as folder, silent():
         full = Path(folder) / "model.onnx"
         write_onnx(model, example, axes, full)
         quantize_dynamic(full, path, weight_type=QuantType.QInt8)
@@ -87,6 +87,12 @@ def write_int8(model: "System", example: dict[str, Tensor], axes: Axes, path: Pa
 
 def run_onnx(path: Path) -> Run:
     """Return what runs an ONNX file, on one core."""
+    run = run_arrays(path)
+    return lambda inputs: run({name: value.numpy() for name, value in inputs.items()})
+
+
+def run_arrays(path: Path) -> Callable[[Mapping[str, np.ndarray]], Answers]:
+    """Return what runs an ONNX file on arrays, on one core; inputs that it does not have are left alone."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -96,8 +102,8 @@ def run_onnx(path: Path) -> Run:
     names = {each.name for each in session.get_inputs()}  # an input that nothing depends on is left out of a graph
     outputs = [each.name for each in session.get_outputs()]
 
-    def run(inputs: dict[str, Tensor]) -> Answers:
-        given = {name: value.numpy() for name, value in inputs.items() if name in names}
+    def run(inputs: Mapping[str, np.ndarray]) -> Answers:
+        given = {name: value for name, value in inputs.items() if name in names}
         return dict(zip(outputs, session.run(None, given), strict=True))
 
     return run
@@ -144,7 +150,7 @@ def _need(*packages: str) -> None:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep converters from speaking about themselves; what they raise is told."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,7 +1,7 @@
 """Stored predictions of runs, lined up: seeds and folds of a run folder, and members with the same samples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from callbacks import report_files as files
 from callbacks.report_files import Predictions
+from callbacks.report_gcode_files import LineCounts, LinePredictions, has_lines
 from datamodules.errors import DataError
 from modules import ensembling
 
@@ -33,7 +34,7 @@ def folds_of(folder: Path) -> dict[str, Path]:
 
 
 def stored(folder: Path, part: str) -> Predictions:
-    """Read the predictions of a run on a part.
+    """Read the predictions of a run on a part; of a decoder of lines, what each window adds to its figures.
 
     Raises:
         DataError: They are missing; the message says which command writes them.
@@ -45,7 +46,7 @@ def stored(folder: Path, part: str) -> Predictions:
     }.get(part, "a finished `fit` writes them")
     if not path.is_file():
         raise DataError(f"{folder}: no {part} predictions; {mend}")
-    return Predictions.load(path)
+    return LineCounts.of(LinePredictions.load(path)) if has_lines(path) else Predictions.load(path)
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,21 @@ def pooled(parts: Sequence[Predictions], once: bool) -> Predictions:
     if any(list(part.class_names) != names for part in parts):
         raise DataError("the folds have different class names: a class is too rare for every fold to train on it")
     columns: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("id", "group", "y", "prob")
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _of_samples(parts[0])
     }
     if once and len(np.unique(columns["id"])) < len(columns["id"]):
         raise DataError("a test sample occurs in two folds: these are not folds of one data set")
-    return Predictions(**columns, class_names=parts[0].class_names)
+    return replace(parts[0], **columns)
+
+
+def ordered(found: Predictions) -> Predictions:
+    """Return predictions in the order of their ids, the labelled ones, so that two runs line up."""
+    real = found.labelled()
+    rows = np.argsort(real.id, kind="stable")
+    chosen: dict[str, Any] = {name: getattr(real, name)[rows] for name in _of_samples(real)}
+    return replace(real, **chosen)
+
+
+def _of_samples(found: Predictions) -> list[str]:
+    """Return the names of those arrays that have a row for each sample."""
+    return [field.name for field in fields(found) if field.name not in ("class_names", "figures")]

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.report_files import Predictions
+from callbacks.report_files import Predictions, write_csv
 from datamodules.base import SplitDataModule
 from datamodules.predictions import write_predictions
 from modules.base import System
@@ -17,14 +18,17 @@ class Collect(Callback):
     """Keeps the outputs of prediction, of all processes, in the order of the records."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.rows: list[tuple[torch.Tensor, ...]] = []
+        self.further: dict[str, np.ndarray] = {}  # numbers of each sample beyond the probabilities, by name
         self.ids = np.empty(0, np.int64)
         self.prob = np.empty((0, 0), np.float32)
         self.y = np.empty(0, np.int64)
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
         """Keep a batch."""
-        self.rows.append((outputs["id"], outputs["prob"], outputs["y"]))
+        own = ("id", "prob", "y")
+        self.further = {name: np.empty(0) for name in outputs if name not in own}
+        self.rows.append(tuple(outputs[name] for name in (*own, *self.further)))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: System) -> None:  # type: ignore[override]
         """Gather the batches of all processes."""
@@ -33,9 +37,10 @@ class Collect(Callback):
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, mine)
-        ids, prob, y = (np.concatenate(column) for column in zip(*parts, strict=True))
+        ids, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(ids[ids >= 0], kind="stable")
-        self.ids, self.prob, self.y = (column[ids >= 0][order] for column in (ids, prob, y))
+        self.ids, self.prob, self.y, *further = (column[ids >= 0][order] for column in (ids, *columns))
+        self.further = dict(zip(self.further, further, strict=True))
 
 
 def take_sizes(model: System, datamodule: SplitDataModule) -> None:
@@ -50,6 +55,7 @@ def write_predictions_of(
 ) -> None:
     """Predict and write `predict/predictions.csv` into the run folder.
 
+    Numbers that a system gives beyond probabilities, such as an anomaly, go to `predict/NAME.csv` each.
     A part of the run's own split (``data.predict_part``) goes to `predict/predictions_PART.npz` too, with its labels.
 
     Args:
@@ -67,8 +73,11 @@ def write_predictions_of(
         assert datamodule.records is not None
         path = folder / "predict" / "predictions.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(path, datamodule.records["id"].iloc[collect.ids].tolist(), collect.prob, model.class_names)
+        ids = datamodule.records["id"].iloc[collect.ids].tolist()
+        write_predictions(path, ids, collect.prob, model.class_names)
         print(f"written: {path} ({len(collect.ids)} samples)")
+        for name, values in collect.further.items():
+            print(f"written: {write_csv(path.with_name(f'{name}.csv'), pd.DataFrame({'id': ids, name: values}))}")
         if datamodule.predict_part is not None:
             rows, names = datamodule.records.iloc[collect.ids], np.asarray(model.class_names, dtype=str)
             group = rows["group"].to_numpy(str)

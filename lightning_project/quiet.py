@@ -10,6 +10,7 @@ _HARMLESS = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*You're using the WeightAveraging callback, but (saving|loading) a checkpoint outside.*",
     r".*num_workers.*",
+    r".*Found \d+ module\(s\) in eval mode at the start of training.*",  # a frozen encoder stays in it
 )
 
 

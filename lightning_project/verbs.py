@@ -22,5 +22,6 @@ WITHOUT_CONFIG = {
     "serve": "answer prompts over HTTP with a language model",
     "ablate": "run a table of variants over seeds or folds and say which helped",
     "cache": "fetch the images of records into a folder ahead of training",
+    "prepare": "read and clean machine recordings into arrays ahead of training",
 }
 VERBS = {**WITH_CONFIG, **WITHOUT_CONFIG}

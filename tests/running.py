@@ -1,7 +1,8 @@
 """The command line for tests: in this process (`run`, `code`) or as a user starts it (`launch`), at toy size.
 
 A system is each `configs/WORD.yaml`. To be tested with the others it brings `tests/fake_data/WORD_tiny.yaml`, its toy
-sizes, and `tests/fake_data/WORD_toy.py` with `write`, the file of a user, and `words`, what a variant needs offline.
+sizes, and `tests/fake_data/WORD_toy.py` with `write`, the file of a user, and `words`, what a variant needs offline;
+`always`, what each command of the system needs, is only there where it does.
 """
 
 import contextlib
@@ -24,7 +25,8 @@ from jsonargparse import ArgumentParser
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = tuple(sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")))
-CLASSIFIERS = tuple(name for name in SYSTEMS if name != "language")  # those that give each sample a class
+OTHERS = ("language", "gcode_decoder")  # they predict text, and lines of a program
+CLASSIFIERS = tuple(name for name in SYSTEMS if name not in OTHERS)  # those that give each sample a class
 DATA = ROOT / "tests" / "fake_data"
 NAME = "primera señal"  # of the fitted run
 
@@ -32,15 +34,16 @@ NAME = "primera señal"  # of the fitted run
 def tiny_config(system: str) -> list[str]:
     """Return the words that give a system's config at toy size."""
     files = ROOT / "configs" / f"{system}.yaml", DATA / f"{system}_tiny.yaml"
-    return [word for path in files for word in ("--config", str(path))] + ["--trainer.accelerator", "cpu"]
-
-
-TINY = tiny_config("signs")
+    words = [word for path in files for word in ("--config", str(path))] + ["--trainer.accelerator", "cpu"]
+    return words + getattr(toy(system), "always", list)()
 
 
 def toy(system: str) -> ModuleType:
     """Return what a system brings for the shared tests: `write` and `words`."""
     return importlib.import_module(f"tests.fake_data.{system}_toy")
+
+
+TINY = tiny_config("signs")
 
 
 def variants(system: str) -> list[Path]:

@@ -79,6 +79,21 @@ def test_language_shows_perplexities_and_what_was_written():
     assert "val/accuracy" not in text and '"test/samples_table"' in text and '"ascending": true' in text.lower()
 
 
+def test_gcode_shows_its_heads_lines_and_recordings():
+    from lightning_project.dashboard import model, test_metrics
+
+    text = json.dumps(model("gcode_decoder", "demo", "somebody"))
+    losses = (ROOT / "modules" / "gcode_losses.py").read_text(encoding="utf-8")
+    for name in ("type", "command", "param", "sign", "digits", "value", "flat"):
+        assert f'"{name}": self.{name}' in losses and f'"train/loss_{name}"' in text
+    system = (ROOT / "modules" / "gcode_decoder.py").read_text(encoding="utf-8")
+    for name in ("token_accuracy", "line_accuracy", "operation_accuracy"):
+        assert f'"{name}"' in system and f'"val/{name}"' in text
+    assert test_metrics("gcode_decoder")[0] == "test/line_accuracy" and '"test/recordings_table"' in text
+    encoder = json.dumps(model("gcode_encoder", "demo", "somebody"))
+    assert '"train/aux_reconstruction"' in encoder and '"test/anomaly_table"' in encoder
+
+
 def test_runs_are_sorted_by_the_metric_that_judges_them(workspace):
     assert "val/macro_f1" in json.dumps(workspace["spec"]["section"]["runSets"])
 

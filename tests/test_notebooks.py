@@ -17,7 +17,7 @@ def test_every_notebook_has_its_script_and_the_other_way_round():
     assert (
         {p.stem for p in SCRIPTS}
         == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
-        >= {"signs", "papers", "language", "compare"}
+        >= {"signs", "papers", "language", "gcode", "compare"}
     )
 
 
@@ -97,6 +97,17 @@ def plants_run(folder: Path) -> Path:
     return folder / "runs" / "plants" / "tiny"
 
 
+def gcode_run(folder: Path) -> Path:
+    """A tiny run of `gcode_decoder` over a tiny encoder: fitted, and tested beside the simple models."""
+    from tests.running import run
+
+    with contextlib.chdir(folder):
+        run(["fit", "--name", "tiny", "--trainer.max_epochs", "1"], system="gcode_decoder")
+        beside = ["--report.baselines", "true"]
+        run(["test", "--name", "tiny", "--ckpt_path", "best", *beside], system="gcode_decoder")
+    return folder / "runs" / "gcode_decoder" / "tiny"
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Outputs of the notebooks, and of `compare` over runs that do not fit; one kernel, since each costs a start."""
@@ -105,6 +116,7 @@ def outputs(tmp_path_factory):
     papers = papers_run(tmp_path_factory.mktemp("papers"))
     language = language_run(tmp_path_factory.mktemp("language"))
     plants = plants_run(tmp_path_factory.mktemp("plants"))
+    gcode = gcode_run(tmp_path_factory.mktemp("gcode"))
 
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     folder = tmp_path_factory.mktemp("signs")
@@ -130,6 +142,7 @@ def outputs(tmp_path_factory):
         "papers alone": [setting(ABLATION=str(papers)), first_code("papers"), cells("papers")[-1]],
         "language": [setting(RUN=str(language)), *cells("language")],
         "plants": [setting(RUN=str(plants)), *cells("plants")],
+        "gcode": [setting(RUN=str(gcode)), *cells("gcode")],
         "compare": [setting(RUNS=os.pathsep.join([str(first), str(second)])), *cells("compare")],
         "refused": [setting(RUNS=os.pathsep.join([str(first), str(other)])), *refused],
     }
@@ -181,6 +194,15 @@ def test_the_plants_notebook_runs(outputs):
     tables = "\n".join(shown(outputs["plants"], "text/html"))
     assert "hog_logistic" in tables and "tail: fewer than 5" in tables and "specimen-" in tables
     assert "species; " in "\n".join(shown(outputs["plants"], "text/markdown"))
+
+
+def test_the_gcode_notebook_runs(outputs):
+    assert len(shown(outputs["gcode"], "image/png")) == 4, "curves of both stages, operations, recordings"
+    tables = "\n".join(shown(outputs["gcode"], "text/html"))
+    for said in ("table: operation + prefix", "trees: machine position only", "encoder", "sign", "median", "written"):
+        assert said in tables, said
+    text = "\n".join(shown(outputs["gcode"], "text/markdown"))
+    assert "intervals resample recordings" in text and "99% of" in text
 
 
 def test_the_comparison_notebook_runs(outputs):

@@ -63,7 +63,13 @@ def test_a_command_without_a_config_names_files_and_options_that_exist(words):
 
 @pytest.mark.parametrize(
     ("word", "name"),
-    [("npz", "tiny.npz"), ("csv", "tiny.csv"), ("tiny.txt", "tiny.txt"), ("plants(", "tiny/plants.jsonl")],
+    [
+        ("npz", "tiny.npz"),
+        ("csv", "tiny.csv"),
+        ("tiny.txt", "tiny.txt"),
+        ("plants(", "tiny/plants.jsonl"),
+        ("folder(", "tiny/face_001_aligned.csv"),
+    ],
 )
 def test_the_tiny_sample_can_be_made(word, name):
     code = next(shlex.split(line)[2] for line in LINES if line.startswith("python -c") and word in line)
@@ -75,7 +81,7 @@ def test_other_commands_name_modules_that_exist():
     from importlib.util import find_spec
 
     modules = {name for line in LINES for name in re.findall(r"python -m ([\w.]+)", line)} - {"venv", "pytest"}
-    names = {"loop", "ngram", "student"}
+    names = {"loop", "ngram", "student", "gcode_latency"}
     assert modules == {"lightning_project", "lightning_project.dashboard", *(f"benchmarks.{name}" for name in names)}
     assert all(find_spec(name) for name in modules)
 

@@ -138,6 +138,33 @@ CASES["language"] = {  # about 30 batches an epoch
         18,
     ),
 }
+CASES["gcode_encoder"] = {
+    "workers_accumulation_mixing_noise_and_missing_boards": (
+        [
+            WORKERS,
+            {
+                "model": {"init_args": {"mixup_alpha": 0.3, "dropout": 0.2, "noise": 0.3}},
+                "data": {"init_args": {"noise": 0.1, "scale": 0.1, "board_dropout": 0.3}},
+            },
+        ],
+        4,
+        3,
+    ),
+}
+CASES["gcode_decoder"] = {
+    "workers_accumulation_own_tokens_and_noise_of_the_memory": (
+        [
+            WORKERS,
+            {
+                "model": {"init_args": {"memory_noise": 0.3, "losses": {"teacher_forcing": 0.2, "phase_epochs": 1}}},
+                "data": {"init_args": {"board_dropout": 0.3}},
+                "probes": {"gradients": False},
+            },
+        ],
+        4,
+        3,
+    ),
+}
 ANY = {"workers_and_accumulation": ([WORKERS], 4, 3)}  # of a system that names none
 PAIRS = [(system, case) for system in SYSTEMS for case in CASES.get(system, ANY)]
 # What a checkpoint holds besides the state that has to be the same: times of day, paths, progress.

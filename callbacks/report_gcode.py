@@ -112,6 +112,7 @@ class GcodeJudgement(pl.Callback):
         return {
             "kind": "lines",
             "part": part,
+            "told": module.hparams.get("conditioning") == "label",
             "n": len(found.id),
             "n_groups": len(np.unique(found.group)),
             "evaluated": len(found.id),

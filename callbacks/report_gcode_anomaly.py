@@ -30,10 +30,10 @@ def write(root: Path, stage: str, part: str, records: pd.DataFrame, scores: np.n
         facts = {"threshold": threshold, "quantile": quantile, "part": part, "windows": len(scores)}
         files.write_json(folder / THRESHOLD, facts)
     else:
-        known = files.read_json(root / "fit" / THRESHOLD).get("threshold")
-        if known is None:
+        known = files.read_json(root / "fit" / THRESHOLD)
+        if known.get("threshold") is None:
             return
-        threshold = float(known)
+        threshold, quantile = float(known["threshold"]), float(known["quantile"])
     rows = by_label(label, scores, threshold)
     files.write_csv(folder / "anomaly.csv", rows)
     shown = [[r["label"], r["windows"], number(r["mean"]), number(r["above"])] for r in rows.to_dict("records")]
@@ -41,7 +41,7 @@ def write(root: Path, stage: str, part: str, records: pd.DataFrame, scores: np.n
         folder / "section_anomaly.md",
         "## Anomaly scores\n\n"
         + table(["operation", "windows", "mean error of the reconstruction", "share above the threshold"], shown)
-        + f"\n\nThreshold {threshold:.4g}: {quantile:.0%} of the validation windows lie below it.",
+        + f"\n\nThreshold {threshold:.4g}: {quantile:.1%} of the validation windows lie below it.",
     )
 
 

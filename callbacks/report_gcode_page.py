@@ -85,7 +85,8 @@ def _numbers(metrics: Mapping[str, Any], stage: str) -> str:
         "",
         table(["", *LABELS.values(), "this model's whole lines minus its"], _rows(metrics)),
         "",
-        "*Forced*: each token is asked with the true ones before it. *Free*: the line is written without help.",
+        "*Forced*: each token is asked with the true ones before it. *Free*: the line is written without help"
+        + (", but for the true operation, which `conditioning: label` gives it." if metrics.get("told") else "."),
         f"In brackets: {metrics['level']:.0%} intervals from {metrics['bootstrap']} resamples of {metrics['n_groups']} "
         f"recordings ({metrics['n']} windows); differences are paired, on the same windows."
         if metrics["bootstrap"]

@@ -195,9 +195,14 @@ def _no_copies(names: set[str]) -> list[str]:
 
 
 def _choose_common(recordings: Sequence[Recording], tables: dict[tuple[str, ...], np.ndarray]) -> list[str]:
-    shared = set.intersection(*({name for name in columns if np.isfinite(table[:, columns.index(name)]).any()}
-                                for columns, table in tables.items()))  # fmt: skip
+    shared = set.intersection(*(_read_by(recording) for recording in recordings))
     return [name for name in _no_copies(shared) if _varies(tables, name)]
+
+
+def _read_by(recording: Recording) -> set[str]:
+    """Channels with a reading: a file may have an empty column for a board that its recording lacks."""
+    read = np.isfinite(np.asarray(recording.values)[recording.usable()]).any(axis=0)
+    return {name for name, there in zip(recording.columns, read, strict=True) if there}
 
 
 def _choose_all(recordings: Sequence[Recording], tables: dict[tuple[str, ...], np.ndarray]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.errors import DataError
 from datamodules.gcode_columns import Choice, Columns
 from datamodules.gcode_recordings import NO_TEXT, Recording
-from modules.gcode_tokens import NEWLINE, Digits, TokenError, Vocabulary
+from modules.gcode_tokens import NEWLINE, Digits, TokenError, Vocabulary, tokens
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Fitted:
             made = Vocabulary.build([*lines, f"{lines[0]}\n{lines[0]}"] if several else lines, digits)
             words = made if vocabulary is None else Vocabulary.load(vocabulary)
         except TokenError as error:
-            raise DataError(str(error)) from error
+            raise DataError(f"{_place_of(recordings)}: {error}" if vocabulary is None else str(error)) from error
         if several and NEWLINE not in words.ids:
             raise DataError(f"{vocabulary}: has no entry {NEWLINE}, which targets of several lines need: leave the "
                             "vocabulary out, or take target: mode or last")  # fmt: skip
@@ -119,3 +119,15 @@ def line_maps(recordings: Sequence[Recording]) -> tuple[dict[str, dict[int, str]
             for name, of_class in counts.items()}  # fmt: skip
     several = {name: sum(len(found) > 1 for found in of_class.values()) for name, of_class in counts.items()}
     return maps, {name: count for name, count in several.items() if count}
+
+
+def _place_of(recordings: Sequence[Recording]) -> str:
+    """Name the first line that has no tokens, and its recording."""
+    for recording in recordings:
+        for text in recording.texts:
+            try:
+                tokens(text)
+                Vocabulary.build([text], 6)
+            except TokenError:
+                return f"recording {recording.name}, line {text!r}"
+    return "gcode_string"

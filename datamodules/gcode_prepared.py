@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,9 +54,16 @@ def read_prepared(
         DataError: A file cannot be used, or the folder cannot be written to.
     """
     counts = counts if counts is not None else Counts()
-    try:
+    with _kept_in(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        return list(_entries(files, Path(folder), labelled, counts))
+    return list(_entries(files, Path(folder), labelled, counts))
+
+
+@contextmanager
+def _kept_in(folder: str | Path) -> Iterator[None]:
+    """Say what is wrong with a folder that cannot be written to."""
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{folder}: cannot keep prepared arrays ({error.strerror}); name another folder") from error
 
@@ -65,7 +73,9 @@ def _entries(files: Sequence[Path], folder: Path, labelled: bool, counts: Counts
         base = folder / key_of(file, labelled)
         found = load(base)
         if found is None:
-            save(read_recording(file, labelled), base)
+            recording = read_recording(file, labelled)
+            with _kept_in(folder):
+                save(recording, base)
             found = load(base)
             assert found is not None
             counts.made += 1

@@ -8,6 +8,7 @@ import csv
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import TextIO
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from datamodules.errors import DataError
 from datamodules.gcode_columns import Columns
-from datamodules.gcode_recordings import CATEGORICAL, CLOCK, CURRENTS, NO_CODE, Recording
+from datamodules.gcode_recordings import CATEGORICAL, CLOCK, NO_CODE, Recording, group_of
 from datamodules.gcode_windows import MAX_GAP
 from datamodules.samplers import Batch
 
@@ -87,8 +88,7 @@ def _clock(text: object, where: str) -> float:
 
 
 def _has_sensor(row: Row) -> bool:
-    sensors = (value for name, value in row.items() if "." in name or name.removesuffix("_A") in CURRENTS)
-    return any(value is not None and value == value and value != "" for value in sensors)
+    return any(_is_reading(value) for name, value in row.items() if group_of(name) not in (None, "machine_position"))
 
 
 def _number(row: Row, column: str, where: str) -> float:
@@ -111,3 +111,13 @@ def _batch(kept: Iterable[tuple[np.ndarray, np.ndarray]], columns: Columns) -> B
         "present": torch.from_numpy(present)[None],
         "categorical": torch.from_numpy(indices)[None],
     }
+
+
+def _is_reading(value: object) -> bool:
+    """Whether a cell holds something; NaN is nothing, and what is no number is refused where it is read."""
+    if value is None or value == "":
+        return False
+    try:
+        return isfinite(float(value))  # type: ignore[arg-type]
+    except ValueError:
+        return True

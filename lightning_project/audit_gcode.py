@@ -59,8 +59,7 @@ def about_lines(data: Any, table_of_split: pd.DataFrame, fractions: dict[str, fl
     group = names if leaky else data.records["id"].to_numpy(str)
     records = data.records.assign(group=group, given="")
     other = make_split(records, fractions=fractions, seed=seed, group_aware=True)["part"].to_numpy(str)
-    parts = {"random windows" if leaky else "by recording": table_of_split["part"].to_numpy(str)}
-    parts["by recording" if leaky else "random windows"] = other
+    parts = {"this split": table_of_split["part"].to_numpy(str), "by recording" if leaky else "random windows": other}
     task, columns, lines = task_of(data), {}, []
     for protocol, where in parts.items():
         shares = overlapping(names, rows, where, data.window)
@@ -84,30 +83,30 @@ def about_lines(data: Any, table_of_split: pd.DataFrame, fractions: dict[str, fl
             f"\n## What needs no network, on {part}, under both ways to split\n",
             table(header, body),
             "",
-            _verdict(leaky, first, parts, names, rows, data.window),
+            _verdict(leaky, first, overlapping(names, rows, parts["this split"], data.window)),
             "",
         ]
     )
 
 
-def _verdict(
-    leaky: bool,
-    found: dict[str, dict[str, float]],
-    parts: dict[str, ndarray],
-    names: ndarray,
-    rows: ndarray,
-    window: int,
-) -> str:
-    if not leaky:
-        return "Split by recording: no window is judged that shares rows with one that was trained on."
-    share = overlapping(names, rows, parts["random windows"], window).get("test", 0.0)
+def _verdict(leaky: bool, found: dict[str, dict[str, float]], shares: dict[str, float]) -> str:
+    """Say what the figures of this split are worth."""
+    share = max(shares.values(), default=0.0)
+    if share == 0:
+        return "No window is judged that shares rows with one that was trained on."
     lines = {name: figures["line_accuracy"] for name, figures in found.items() if "line_accuracy" in figures}
     best = max(lines, key=lines.__getitem__)
     tokens = found["table: operation + prefix + window number"]["token_accuracy_brief"]
-    return (
-        f"**These numbers must not be used for a new recording.** Under `leaky_random_windows` {share:.0%} of the test "
-        f"windows share rows with a training window of the same recording: a table that sees no sensor reaches "
+    why = "Under `leaky_random_windows`" if leaky else "In this split"
+    text = (
+        f"**These numbers must not be used for a new recording.** {why} up to {share:.0%} of the windows of a judged "
+        f"part share rows with a training window of the same recording: a table that sees no sensor reaches "
         f"{tokens:.3f} of the tokens as the brief counted (its network: 0.902), and {best} writes {lines[best]:.3f} of "
-        "the whole lines. It is there so that the brief's 0.9023 can be compared like for like; to train all the same, "
-        "set `split.on_leak: warn`."
+        "the whole lines."
+    )
+    if not leaky:
+        return text + " Split by recording, with `split.group_aware: true`, or give another split."
+    return (
+        text + " It is there so that the brief's 0.9023 can be compared like for like; to train all the same, set "
+        "`split.on_leak: warn`."
     )

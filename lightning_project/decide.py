@@ -18,7 +18,7 @@ from callbacks.report_files import Predictions
 from datamodules.errors import DataError
 from lightning_project import decide_back_off, decide_report
 from lightning_project.decide_report import Judged
-from lightning_project.members import folds_of, pooled, stored
+from lightning_project.members import folds_of, of_classes, pooled
 from modules import calibration, thresholds
 from modules.thresholds import Target
 
@@ -112,7 +112,7 @@ def decide(
     folds = folds_of(Path(run))
     own: list[Rule] = ["a", "b", "cost"] if cost else ["a", "b"]
     chosen = tuple(dict.fromkeys(rules or own))
-    val = pooled([stored(folder, "val") for folder in folds.values()], False).labelled()
+    val = pooled([of_classes(folder, "val") for folder in folds.values()], False).labelled()
     names = [str(name) for name in val.class_names]
     if bootstrap < 1 or not 0 < answers <= 1:
         raise DataError(f"bootstrap must be at least 1 and answers in (0, 1], got {bootstrap} and {answers}")
@@ -162,7 +162,7 @@ def _calibrated(fitted: dict[str, Fitted]) -> dict[str, tuple[Path, Predictions 
         name: (
             fold.folder,
             None if fold.calib is None else fold.tempered(fold.calib),
-            fold.tempered(stored(fold.folder, "test")),
+            fold.tempered(of_classes(fold.folder, "test")),
         )
         for name, fold in fitted.items()
     }
@@ -206,9 +206,9 @@ def _fit(folder: Path, settings: Settings, calibrate_on: str) -> Fitted:
     """Fit one fold on its calibration and validation parts."""
     calib = None
     if calibrate_on == "val" or (folder / "fit" / "predictions_calib.npz").is_file():
-        calib = stored(folder, calibrate_on).labelled()
+        calib = of_classes(folder, calibrate_on).labelled()
     temperature = calibration.fit_temperature(calib.prob, calib.y) if calib is not None else None
-    raw = stored(folder, "val").labelled()
+    raw = of_classes(folder, "val").labelled()
     prob = raw.prob if temperature is None else calibration.temper(raw.prob, temperature.value)
     tune = (prob, raw.y, settings.positive, settings.candidates, settings.target)
     b = None
@@ -227,7 +227,7 @@ def _fit(folder: Path, settings: Settings, calibrate_on: str) -> Fitted:
 def _judge(fitted: dict[str, Fitted], settings: Settings) -> Judged:
     """Read the test predictions, decide on them, and draw the curves of every part."""
     parts = {"val": [fold.tempered(fold.val) for fold in fitted.values()]}
-    raw = [stored(fold.folder, "test").labelled() for fold in fitted.values()]
+    raw = [of_classes(fold.folder, "test").labelled() for fold in fitted.values()]
     parts["test"] = [fold.tempered(found) for fold, found in zip(fitted.values(), raw, strict=True)]
     test = pooled(parts["test"], once=True)
     each = [fold.decisions(found.prob, settings) for fold, found in zip(fitted.values(), parts["test"], strict=True)]

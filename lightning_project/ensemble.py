@@ -17,7 +17,7 @@ from callbacks.report_files import Predictions
 from datamodules.errors import DataError
 from lightning_project import ensemble_report
 from lightning_project.ensemble_simple import beside, simple_models
-from lightning_project.members import Together, folds_of, inside, pooled, stored, together
+from lightning_project.members import Together, folds_of, inside, of_classes, pooled, together
 from modules import ensembling, statistics
 
 Answer = Callable[[np.ndarray], np.ndarray]
@@ -114,7 +114,7 @@ def ensemble(
         listed = "; ".join(f"{path} {list(folds)}" for path, folds in zip(members, by_fold, strict=True))
         raise DataError(f"the runs have different folds: {listed}")
     try:
-        statistics.by_index(metric, stored(next(iter(by_fold[0].values())), "test").class_names.tolist())
+        statistics.by_index(metric, of_classes(next(iter(by_fold[0].values())), "test").class_names.tolist())
     except ValueError as error:
         raise DataError(str(error)) from error
     made = [_one(recipe, [folds[name] for folds in by_fold], part, target / name) for name in by_fold[0]]

@@ -49,6 +49,19 @@ def stored(folder: Path, part: str) -> Predictions:
     return LineCounts.of(LinePredictions.load(path)) if has_lines(path) else Predictions.load(path)
 
 
+def of_classes(folder: Path, part: str) -> Predictions:
+    """Read the predictions of a classifier on a part.
+
+    Raises:
+        DataError: They are missing, or those of a decoder of lines.
+    """
+    found = stored(folder, part)
+    if isinstance(found, LineCounts):
+        raise DataError(f"{folder} writes lines, and this verb is about classes: give runs of its encoder "
+                        "(`compare` and `ablate` take decoders, too)")  # fmt: skip
+    return found
+
+
 @dataclass(frozen=True)
 class Together:
     """Predictions of several members on the same samples of one part.
@@ -74,7 +87,7 @@ def together(folders: Sequence[Path], part: str) -> Together:
         DataError: Predictions are missing, or the runs differ in system, split, classes, samples or labels.
     """
     facts = [files.read_json(folder / "run.json") for folder in folders]
-    found = [stored(folder, part) for folder in folders]
+    found = [of_classes(folder, part) for folder in folders]
     for folder, fact, own in zip(folders[1:], facts[1:], found[1:], strict=True):
         where = f"{folder} and {folders[0]}"
         if fact.get("system") != facts[0].get("system"):

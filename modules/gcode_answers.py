@@ -46,14 +46,17 @@ def _of(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def right_tokens(found: dict[str, Tensor], layout: Layout) -> Tensor:
-    """Return which tokens (B, L) are right with the true ones before; UNK counts as in the brief in layout flat."""
+    """Return which tokens (B, L) are right with the true ones before; one that the vocabulary cannot say never is."""
     if layout == "flat":
-        return found["forced_tokens"] == found["tokens"]
+        return (found["forced_tokens"] == found["tokens"]) & (found["tokens"] != UNK)
     return _same(found["forced_fields"], found["fields"])
 
 
 def right_lines(found: dict[str, Tensor], layout: Layout) -> Tensor:
-    """Return which lines (B,) were written right as a whole; one that the vocabulary cannot say never is."""
+    """Return which lines (B,) were written right as a whole; one that the vocabulary cannot say never is.
+
+    With four digits numbers are compared as they were cut; the report, which has the texts, compares these.
+    """
     tokens = found["tokens"]
     length, real = tokens.shape[1], tokens != PAD
     said = _fitted(found["free_tokens"], length, PAD)

@@ -117,6 +117,8 @@ class GcodeDecoder(System):
         self.save_hyperparameters()
         if memory_noise < 0 or encoder_lr_ratio <= 0:
             raise ValueError(f"need memory_noise >= 0 and encoder_lr_ratio > 0: {memory_noise}, {encoder_lr_ratio}")
+        if memory_noise > 0 and not shape.cross_attention and shape.summary != "memory":
+            raise ValueError("memory_noise needs a memory that is read: cross_attention, or summary: memory")
         if summary_of is not None and shape.summary != "window":
             raise ValueError("summary_of needs shape.summary: window")
         if not (shape.flat_head if layout == "flat" else shape.field_heads):
@@ -331,7 +333,8 @@ class GcodeDecoder(System):
         context, operation = net.encode(**window, operation=inputs.get("operation"))
         hidden, _ = net.decoder.hidden(context, inputs["tokens"], inputs.get("fields"))
         outputs = net.decoder.heads(hidden, context["operation"], inputs.get("given"), self.shape.true_param)
-        free = Writer(net.decoder, tables, self.layout, decoding).write(context, self.hparams["max_tokens"])
+        writer = Writer(net.decoder, tables, self.layout, decoding)
+        free = writer.write(context, self.hparams["max_tokens"], batch["id"])
         tokens, fields = batch["y_tokens"], batch["y_fields"]
         raw = forced_answers(outputs, tables, self.layout, tidy=False)[1]
         found = {

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.gcode_tables import Lines, TokenTables
 from modules.gcode_tokens import BOS, COMMAND, EOS, LETTER, MINUS, NUMBER, PAD, SPECIAL, ZERO
+from modules.keyed import keyed_normal
 from modules.nets.gcode_decoder import LSTMDecoder, SensorMultiHeadDecoder, State
 
 Layout = Literal["flat", "heads"]
@@ -109,10 +110,20 @@ class Writer:
         fixed[1 + commands :, 2] = torch.arange(params, device=fields.device)
         self.fixed = fixed
         self.generator = torch.Generator(fields.device).manual_seed(settings.seed)
+        self.keys: Tensor | None = None  # of the windows that are being written
+        self.draws = 0  # random choices of each of them so far
 
-    def write(self, context: State, limit: int) -> Written:
-        """Write lines of at most ``limit`` tokens, from ``TokenDecoder.prepare``."""
+    def write(self, context: State, limit: int, keys: Tensor | None = None) -> Written:
+        """Write lines.
+
+        Args:
+            context: From ``TokenDecoder.prepare``.
+            limit: Most tokens of a line.
+            keys: (B,) numbers of the windows, on which random choices depend: the same in any batch. ``None`` draws
+                from the generator of ``settings.seed``.
+        """
         rows, beam = len(context["operation"]), self.width
+        self.keys, self.draws = keys, 0
         device, places = self.tables.fields.device, self.tables.fields.shape[1]
         context = {name: x.repeat_interleave(beam, 0) for name, x in context.items()} if beam > 1 else context
         size = rows * beam
@@ -183,7 +194,14 @@ class Writer:
             out[:, self.settings.top_k :] = True
         out[:, 0] = False
         prob = prob.masked_fill(out, 0.0)
-        return order.indices.gather(1, prob.multinomial(1, generator=self.generator)).squeeze(1)
+        if self.keys is None:
+            place = prob.multinomial(1, generator=self.generator)
+        else:
+            self.draws += 1
+            uniform = torch.special.ndtr(keyed_normal(self.keys, (1,), self.settings.seed, self.draws).double())
+            total = prob.double().cumsum(1)
+            place = (total <= uniform * total[:, -1:]).sum(1, keepdim=True).clamp(max=prob.shape[1] - 1)
+        return order.indices.gather(1, place).squeeze(1)
 
     def _candidates(self, hidden: Tensor, operation: Tensor, lines: Lines) -> _Candidates:
         commands, letters, number, end = self.tables.allowed(lines)

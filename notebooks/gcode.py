@@ -19,6 +19,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 from IPython.display import Markdown, display
@@ -132,9 +133,11 @@ pd.DataFrame(
 # windows; what lies far above it does not look like anything the encoder was trained on.
 
 # %%
-rule = json.loads((encoder / "fit" / "anomaly.json").read_text(encoding="utf-8"))
-share = float((found.anomaly > rule["threshold"]).mean())
-said = f"{rule['quantile']:.0%} of {rule['windows']} validation windows are below {rule['threshold']:.3f}"
-display(Markdown(f"{said}; {share:.1%} of the test windows are above."))
-errors = pd.DataFrame({"operation": tables.operations(found), "error": found.anomaly})
-errors.groupby("operation")["error"].describe()[["count", "mean", "50%", "max"]].round(3)
+threshold = encoder / "fit" / "anomaly.json"
+if threshold.is_file() and np.isfinite(found.anomaly).all():  # an encoder that does not reconstruct has no score
+    rule = json.loads(threshold.read_text(encoding="utf-8"))
+    share = float((found.anomaly > rule["threshold"]).mean())
+    said = f"{rule['quantile']:.1%} of {rule['windows']} validation windows are below {rule['threshold']:.3f}"
+    display(Markdown(f"{said}; {share:.1%} of the test windows are above."))
+    errors = pd.DataFrame({"operation": tables.operations(found), "error": found.anomaly})
+    display(errors.groupby("operation")["error"].describe()[["count", "mean", "50%", "max"]].round(3))

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
+from callbacks.stratified_split import StratifiedSplit
 from datamodules.audit import audit
 from datamodules.base import IGNORE, UNSEEN
 from datamodules.errors import DataError
@@ -558,3 +559,25 @@ def test_tokens_of_arrays_are_read_where_texts_are_objects(arrays, data, tmp_pat
     first, *rest = read.indices("train")
     assert read.lines[first] == "", "what an unknown word was, nobody can say"
     assert [read.lines[row] for row in rest] == [data.lines[row] for row in data.indices("train")[1:]]
+
+
+def test_a_channel_that_one_recording_only_names_is_not_common():
+    """Files of one schema have an empty column for a board that a recording lacks."""
+    whole = frame(40)
+    lacking = frame(40, seed=1).assign(**{name: np.nan for name in whole if name.startswith("spindle2.")})
+    recordings = [clean(table, name, name, "face") for name, table in (("face_001", whole), ("face_002", lacking))]
+    names = Columns.fit(recordings, "common").names
+    assert "frame_r1.Ax" in names and not [name for name in names if name.startswith("spindle2.")]
+
+
+def test_a_line_without_tokens_is_named_with_its_recording(tmp_path):
+    tables = folder(tmp_path / "cnc")
+    path = sorted(tables.glob("*.csv"))[0]
+    table = pd.read_csv(path)
+    table.loc[3, "gcode_string"] = "G43 H1"
+    table.to_csv(path, index=False)
+    data = GcodeData(path=str(tables), window=8, stride=4)
+    data.setup("fit")
+    with pytest.raises(DataError, match="letter H is not known") as error:
+        data.apply_split(StratifiedSplit(train=1.0, val=0.0, test=0.0).draw(data))
+    assert path.stem.removesuffix("_aligned") in str(error.value) and "G43 H1" in str(error.value)

@@ -107,6 +107,14 @@ def batch_of(data, rows: np.ndarray) -> dict[str, torch.Tensor]:
     return data.dataset(rows, train=False).__getitems__(index)
 
 
+def test_a_token_outside_the_vocabulary_is_never_right():
+    from modules.gcode_answers import right_tokens
+    from modules.gcode_tokens import UNK
+
+    tokens = torch.tensor([[UNK, 7, EOS]])
+    assert right_tokens({"tokens": tokens, "forced_tokens": tokens}, "flat").tolist() == [[False, True, True]]
+
+
 def test_a_line_is_right_only_with_its_end(best, data):
     from modules.gcode_answers import right_lines
 
@@ -273,3 +281,11 @@ def test_class_weights_of_the_heads_come_from_the_training_lines(best, data):
     weights = system.loss.heads["of_command"].class_weights
     rare, often = int(np.argmin(np.where(counts > 0, counts, 10**9))), int(np.argmax(counts))
     assert float(weights[rare] / weights[often]) == pytest.approx(counts[often] / counts[rare], rel=1e-5)
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    for shape in ({"chain": True}, {"true_param": True}):
+        with pytest.raises(ValueError, match="field_heads: true"):
+            Shape(field_heads=False, **shape)
+    with pytest.raises(ValueError, match="memory_noise needs a memory"):
+        GcodeDecoder(optimizer=partial(torch.optim.AdamW), memory_noise=0.1, shape=Shape(cross_attention=False))

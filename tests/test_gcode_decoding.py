@@ -163,6 +163,28 @@ def test_random_choices_depend_on_seed_temperature_top_k_and_top_p():
     assert all(torch.equal(found, first[0]) for found in first)  # nothing is left to chance
 
 
+@pytest.mark.parametrize("layout", ["flat", "heads"])
+def test_random_choices_of_a_window_do_not_depend_on_its_batch(layout):
+    net, tables, context = pair(0)
+    keys = torch.tensor([7, 3, 11, 4, 9])
+
+    def sampled(rows: list[int], seed: int = 0) -> list[str]:
+        some = {name: x[rows] for name, x in context.items()}
+        with torch.inference_mode():
+            written = Writer(net, tables, layout, Decoding("sample", seed=seed)).write(some, LIMIT, keys[rows])
+        return texts(tables, written, layout)
+
+    together = sampled([0, 1, 2, 3, 4])
+    assert sampled([4, 2]) + sampled([0]) == [together[4], together[2], together[0]]
+    assert sampled([0, 1, 2, 3, 4], seed=1) != together
+    with torch.inference_mode():
+        same = {name: x[[0] * 200] for name, x in context.items()}
+        drawn = Writer(net, tables, layout, Decoding("sample")).write(same, 1, torch.arange(200)).tokens[:, 0]
+        free = Writer(net, tables, layout, Decoding("sample")).write(same, 1).tokens[:, 0]
+    shares = [torch.bincount(found, minlength=99)[:99] / 200 for found in (drawn, free)]
+    assert (shares[0] - shares[1]).abs().max() < 0.15  # the same distribution
+
+
 @pytest.mark.parametrize("wrong", [{"beams": 0}, {"temperature": 0.0}, {"top_p": 0.0}, {"top_k": -1}])
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(ValueError, match="decoding needs"):

@@ -275,3 +275,21 @@ def test_the_audit_refuses_the_leaky_protocol_and_says_why(base, capsys):
     text = capsys.readouterr()
     assert "must not be used" in text.out and "share rows with a training window" in text.out
     assert "| by recording | 0.000 | 0.000 |" in text.out and "leak" in text.err
+
+
+def test_the_audit_does_not_take_a_split_for_one_by_recording(base, capsys):
+    with contextlib.chdir(base):
+        assert code(["audit", "--name", "rows", "--split.group_aware", "false"], system="gcode_encoder") == 3
+        found = capsys.readouterr().out
+        assert "must not be used" in found and "In this split" in found and "No window is judged" not in found
+        code(["audit", "--name", "whole"], system="gcode_encoder")
+        assert "No window is judged that shares rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["decide", "{run}"], ["ensemble", "{run}", "{other}"]])
+def test_verbs_about_classes_refuse_a_decoder_of_lines(folder, tmp_path, capsys, words):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    out = ["--out", str(tmp_path / "out")]
+    assert code([word.format(run=folder, other=other) for word in words] + out, config=False) == 3
+    assert "writes lines, and this verb is about classes" in capsys.readouterr().err

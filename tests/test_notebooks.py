@@ -202,7 +202,7 @@ def test_the_gcode_notebook_runs(outputs):
     for said in ("table: operation + prefix", "trees: machine position only", "encoder", "sign", "median", "written"):
         assert said in tables, said
     text = "\n".join(shown(outputs["gcode"], "text/markdown"))
-    assert "intervals resample recordings" in text and "99% of" in text
+    assert "intervals resample recordings" in text and "99.0% of" in text
 
 
 def test_the_comparison_notebook_runs(outputs):

@@ -32,8 +32,8 @@ class Shape:
         flat_head: One layer over the whole vocabulary.
         field_heads: Heads for type, command, letter, sign and digits.
         chain: A digit knows the sign and the digits before it.
-        true_param: In training, numbers are told by their true letter; otherwise by the most probable one, as in the
-            brief.
+        true_param: Where the true tokens before are given (training, forced figures), numbers are told by their true
+            letter, too; otherwise by the most probable one, as in the brief.
         cross_attention: The tokens look at the memory; without it they see the operation alone, in the digits.
         positions: Sinusoidal positions of the tokens.
         summary: Statistics of the memory, or of the window itself, as a vector that is added to each token.
@@ -62,6 +62,8 @@ class Shape:
     def __post_init__(self) -> None:
         if self.width % 4 or self.width % self.attention_heads:
             raise ValueError(f"width={self.width} must be divisible by 4 and by {self.attention_heads} heads")
+        if not self.field_heads and (self.chain or self.true_param):
+            raise ValueError("chain and true_param are about the heads of fields: they need field_heads: true")
         if min(self.summary_bins, self.summary_blocks) < 0 or (self.summary_bins and self.summary != "window"):
             raise ValueError("summary_bins and summary_blocks are at least 0, and bins need summary: window")
 

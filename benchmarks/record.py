@@ -25,7 +25,10 @@ KEYS: dict[str, type] = {
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file's bytes, in hex; of a folder, of the names and hashes of its files."""
+    if path.is_dir():
+        lines = [f"{sha256(file)} {file.relative_to(path)}" for file in sorted(path.rglob("*")) if file.is_file()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

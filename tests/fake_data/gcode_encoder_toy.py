@@ -3,6 +3,7 @@
 from pathlib import Path
 
 SAMPLES, WINDOW, STRIDE = 240, 16, 8  # those of the tiny config
+PREDICTED = 230  # windows of these recordings
 
 
 def write(folder: Path, labels: bool = True, rename: dict[str, str] | None = None) -> Path:

@@ -23,7 +23,7 @@ def test_fit_and_the_bare_loop_compute_the_same(system, tmp_path):
     padding = measure(config, "benchmarks.rounds.Padding", ["--trainer.callbacks.rounds=2", *quick], tmp_path)
     # bit-equal for the first steps; then rounding, which differs with where a tensor lies in memory
     assert step["parameter_distance"] < 1e-4
-    assert step["rounds"] == 2 and step["steps"] > 5 and step["ratio"] > 0
+    assert step["rounds"] == 2 and step["steps"] > 5
     assert padding["largest_difference_of_predictions"] < 1e-5
     assert padding["mean_len"] < padding["max_len"] == UNITS[system]
     text = describe(system, step, padding)

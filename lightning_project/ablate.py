@@ -17,7 +17,7 @@ from lightning_project import ablation_table
 from lightning_project.ablation_apart import Task, in_processes
 from lightning_project.ablation_made import combined, decided, in_rounds
 from lightning_project.ablation_plan import Cell, Plan
-from lightning_project.ablation_runs import Job, recorded, resolved, with_leaf
+from lightning_project.ablation_runs import Job, recorded, resolved, with_leaf, with_seed
 from lightning_project.ablation_table import Outcome
 from lightning_project.exits import CellsFailedError
 from lightning_project.members import folds_of, ordered, pooled, stored
@@ -159,8 +159,9 @@ class _Work:
 
     def _jobs(self, cell: Cell, seed: int) -> Iterator[tuple[str, Job]]:
         """Yield a label and the run for each fold."""
-        config = with_leaf(self.configs[cell.name], "seed_everything", seed)
-        words, folder = [*self.common, *cell.words(), f"--seed_everything={seed}"], self.path(cell.name, seed)
+        config = with_leaf(with_seed(self.configs[cell.name], seed), "seed_everything", seed)
+        words = with_seed([*self.common, *cell.words(), f"--seed_everything={seed}"], seed)
+        folder = self.path(cell.name, seed)
         if not self.plan.folds:
             yield "", Job(folder, tuple(words), config)
         for fold in range(self.plan.folds):

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -19,6 +19,7 @@ from lightning_project.exits import INTERRUPTED, TERMINATED, exit_code
 from lightning_project.parser import class_at
 from lightning_project.words import call
 
+Part = TypeVar("Part")
 _OF_ONE_CALL = ("name", "runs", "wandb", "ckpt_path", "config")
 
 
@@ -94,6 +95,23 @@ def with_leaf(config: Mapping[str, Any], key: str, value: object) -> dict[str, A
     """Return a config with one dotted setting replaced."""
     first, _, rest = key.partition(".")
     return {**config, first: with_leaf(config.get(first) or {}, rest, value) if rest else value}
+
+
+def with_seed(part: Part, seed: int) -> Part:
+    """Return settings with ``{seed}`` replaced in every text: a stage that starts from a run of an earlier cell.
+
+    Args:
+        part: A text, or lists and mappings with texts inside.
+        seed: The seed.
+    """
+    made: Any = part
+    if isinstance(part, str):
+        made = part.replace("{seed}", str(seed))
+    elif isinstance(part, Mapping):
+        made = {key: with_seed(value, seed) for key, value in part.items()}
+    elif isinstance(part, list):
+        made = [with_seed(value, seed) for value in part]
+    return cast(Part, made)
 
 
 def changed(wanted: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:

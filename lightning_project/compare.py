@@ -141,8 +141,10 @@ def compare(
 
 
 def _of_language(folders: list[Path]) -> bool:
-    path = folders[0] / "run.json" if folders else None
-    return path is not None and path.is_file() and files.read_json(path).get("system") == "language"
+    return (
+        bool(folders)
+        and files.read_json(next(iter(folds_of(folders[0]).values())) / "run.json")["system"] == "language"
+    )
 
 
 def rows_of(found: list[Any]) -> dict[str, list[Any]]:

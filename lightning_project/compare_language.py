@@ -25,6 +25,7 @@ from datamodules.language_layout import Corpus, TextBatches
 from datamodules.language_text import as_records, documents_of_path
 from datamodules.samplers import IndexBatch
 from lightning_project.generate import read_prompts
+from lightning_project.members import folds_of
 from lightning_project.writer import Writer
 from modules import perplexity, text_metrics
 from modules.continuing import continue_texts, places
@@ -41,7 +42,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class TextRun:
-    """One run folder: its facts, settings and losses by document (test part, or the given text)."""
+    """One run, or all folds of one: its facts, settings and losses by document (test part, or the given text)."""
 
     folder: Path
     facts: dict[str, Any]
@@ -50,23 +51,42 @@ class TextRun:
 
     @classmethod
     def read(cls, folder: Path, stored: bool) -> "TextRun":
-        """Read a run folder; ``stored`` asks for its test losses.
+        """Read a run folder, or that of its folds; ``stored`` asks for the test losses, else one network is needed.
 
         Raises:
-            DataError: It is no run of a language model, or has no test losses.
+            DataError: It is no run of a language model, has no test losses, or has folds where one network is needed.
         """
         from lightning_project.compare import flat
 
-        facts = files.read_json(folder / "run.json")
+        folds = [*folds_of(folder).values()]
+        facts = files.read_json(folds[0] / "run.json")
         if facts.get("system") != "language":
             raise DataError(f"{folder} is no run of a language model; compare runs of one system")
-        path = folder / "test" / "predictions_test.npz"
-        if stored and not path.is_file():
-            raise DataError(f"{folder}: no test losses; run `test --ckpt_path best` on it first, or give --text FILE")
-        config = folder / "config.yaml"
-        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        found = TextPredictions.load(path) if stored else None
-        return cls(folder, facts, flat(comparable_config(settings)), found)
+        if len(folds) > 1 and not stored:
+            raise DataError(f"{folder} has a network for each fold, so that no one is meant; give one: {folds[0]}")
+        config = folds[0] / "config.yaml"
+        settings = flat(
+            comparable_config(yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {})
+        )
+        if len(folds) > 1:
+            settings.pop("split.fold", None)
+        return cls(folder, facts, settings, _pooled(folds) if stored else None)
+
+
+def _pooled(folds: Sequence[Path]) -> TextPredictions:
+    """Return the test losses of all folds, in the order of the documents' names."""
+    paths = [folder / "test" / "predictions_test.npz" for folder in folds]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path.parent.parent}: no test losses; run `test --ckpt_path best` on it first, "
+                            "or give --text FILE")  # fmt: skip
+    parts = [TextPredictions.load(path) for path in paths]
+    names = TextPredictions.__dataclass_fields__
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    if len(np.unique(columns["id"])) < len(columns["id"]):
+        raise DataError(f"{paths[0].parents[2]}: a test document occurs in two folds, so they are none of one data set")
+    rows = np.argsort(columns["id"], kind="stable")
+    return TextPredictions(**{name: column[rows] for name, column in columns.items()})
 
 
 def compare_texts(

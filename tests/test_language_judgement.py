@@ -285,6 +285,26 @@ def test_compare_pairs_documents_and_scores_again_on_one_text(runs, memory, data
     assert "documents of one.txt" in (runs / "again" / "comparison.md").read_text(encoding="utf-8")
 
 
+def test_folds_are_one_run_whose_documents_are_judged_once(runs, memory, capsys):
+    found = TextPredictions.load(memory / "test" / "predictions_test.npz")
+    halves = [np.arange(len(found.id)) % 2 == k for k in (1, 0)]
+    for k, rows in enumerate(halves):
+        fold = memory.parent / "folds" / f"fold-{k}"
+        shutil.copytree(memory, fold, ignore=shutil.ignore_patterns("checkpoints"), dirs_exist_ok=True)
+        part = TextPredictions(**{name: getattr(found, name)[rows] for name in TextPredictions.__dataclass_fields__})
+        part.save(fold / "test" / "predictions_test.npz")
+    with contextlib.chdir(runs):
+        words = ["compare", "runs/language/folds", "runs/language/plain", "--out", "folds", "--bootstrap", "50"]
+        run(words, config=False)
+        assert code([*words, "--text", "one.txt"], config=False) == 3
+        said = capsys.readouterr().err
+        assert "a network for each fold" in said and "runs/language/folds/fold-0" in said
+        found.save(memory.parent / "folds" / "fold-1" / "test" / "predictions_test.npz")
+        assert code(words, config=False) == 3 and "occurs in two folds" in capsys.readouterr().err
+    line = json.loads((runs / "folds" / "comparison.json").read_text(encoding="utf-8"))["rows"][0]
+    assert line["word_perplexity"] == pytest.approx(figures(memory)["values"]["word_perplexity"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

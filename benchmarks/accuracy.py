@@ -75,16 +75,18 @@ def read(folder: Path) -> Seed:
     return Seed(folders, facts, configs[0], pooled(parts, once=True), simple, [_epochs(path) for path in folders])
 
 
-def metrics_of(seeds: Sequence[Seed], positive: Sequence[str]) -> dict[str, str]:
-    """Return the metrics by the name that is shown: the usual ones, and those of the classes that matter most."""
+def metrics_of(seeds: Sequence[Seed], positive: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
+    """Return the metrics by the name that is shown: the usual ones, those asked for, those of classes that matter."""
     names = [str(name) for name in seeds[0].found.class_names]
     top = 3 if len(names) > 4 else 2
-    usual = ["accuracy", "macro_f1", f"top{top}", "nll", "ece"]
+    usual = [*dict.fromkeys(["accuracy", "macro_f1", f"top{top}", "nll", "ece", *also])]
     of_class = [f"{kind}:{name}" for name in positive for kind in ("f1", "recall", "precision")]
     return {name: measures.by_index(name, names) for name in [*usual, *of_class]}
 
 
-def summarise(seeds: Sequence[Seed], positive: Sequence[str] = (), bootstrap: int = 1000) -> dict:
+def summarise(
+    seeds: Sequence[Seed], positive: Sequence[str] = (), bootstrap: int = 1000, also: Sequence[str] = ()
+) -> dict:
     """Mean and spread over the seeds, intervals by group, classes, and paired differences from the simple models.
 
     Raises:
@@ -99,7 +101,7 @@ def summarise(seeds: Sequence[Seed], positive: Sequence[str] = (), bootstrap: in
     numbers = [seed.number for seed in seeds]
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"a seed occurs twice: {numbers}")
-    chosen = metrics_of(seeds, positive)
+    chosen = metrics_of(seeds, positive, also)
     y, group, names = first.found.y, first.found.group, [str(name) for name in first.found.class_names]
 
     def values(found: Predictions) -> dict[str, float]:
@@ -173,11 +175,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="tested runs: seeds of one config, or folders of folds")
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="the configs that were given to fit")
     parser.add_argument("--positive", nargs="+", default=[], metavar="CLASS", help="classes that matter most")
+    parser.add_argument("--also", nargs="+", default=[], metavar="METRIC", help="further metrics: macro_recall, top5")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals, by group")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/records/NAME.json")
     given = parser.parse_args(args)
     seeds = [read(path) for run in given.runs for path in inside(run, "seed") or [run]]
-    figures = summarise(seeds, given.positive, given.bootstrap)
+    figures = summarise(seeds, given.positive, given.bootstrap, given.also)
     print(json.dumps(figures, indent=1, ensure_ascii=False))
     if not given.record:
         return

@@ -47,7 +47,9 @@ def folds(folder: Path, seed: int = 0, **changes: object) -> Path:
 
 def test_the_accuracy_of_several_seeds_is_their_mean_and_spread(tmp_path):
     seeds = [accuracy.read(fake_run(tmp_path / str(seed), seed)) for seed in range(3)]
-    found = accuracy.summarise(seeds, bootstrap=50)
+    found = accuracy.summarise(seeds, bootstrap=50, also=["macro_recall", "accuracy"])
+    balanced = [sk.balanced_accuracy_score(seed.found.y, seed.found.prob.argmax(1)) for seed in seeds]
+    assert found["mean"]["macro_recall"]["mean"] == pytest.approx(np.mean(balanced))
     own = [sk.accuracy_score(seed.found.y, seed.found.prob.argmax(1)) for seed in seeds]
     assert found["mean"]["accuracy"]["mean"] == pytest.approx(np.mean(own))
     assert found["mean"]["accuracy"]["std"] == pytest.approx(np.std(own, ddof=1))

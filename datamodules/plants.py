@@ -21,7 +21,7 @@ from datamodules.plants_filters import Licences, keep_rows
 from datamodules.plants_hub import HubImages
 from datamodules.plants_images import Framing, Interpolation, timm_picture
 from datamodules.plants_judging import class_levels, facets
-from datamodules.plants_records import Columns, largest_classes, read_source
+from datamodules.plants_records import Columns, largest_classes, read_source, untrained
 from datamodules.plants_saliency import smart_box
 from datamodules.plants_split import explain, write_parts
 from datamodules.plants_teachers import TaughtDataset, Teachers, combined
@@ -152,6 +152,7 @@ class PlantsData(SplitDataModule):
         records, found = clean(records, self.pixels, self.conflicts, self.near_distance)
         self._findings += found
         records = self._once(records)
+        self._findings += untrained(records)
         if self.min_images_per_class > 1:
             records, classes, rows = largest_classes(records, self.min_images_per_class)
             if classes:
@@ -227,18 +228,30 @@ class PlantsData(SplitDataModule):
         if self.bad_pictures == "refuse" or not good.any():
             raise DataError(f"{message}, such as {lines[0]}; mend or remove them, or leave them out with "
                             "--data.bad_pictures drop")  # fmt: skip
-        listed = bad["id"].tolist()[:STORED]
         self._findings.append(Finding("unusable_picture", "warning", f"{message} and are left out.", len(bad),
-                                      listed, lines[:STORED]))  # fmt: skip
+                                      bad["id"].tolist(), lines))  # fmt: skip  # all of them: nothing is lost unsaid
         return records[good].reset_index(drop=True)
 
     def _once(self, records: pd.DataFrame) -> pd.DataFrame:
         """Keep the first of several records of the same file and class."""
-        again = records.duplicated(["id", "label", "hash"])
+        key = ["id", "label", "hash"]
+        again = records.duplicated(key)
         if again.any():
             message = f"{int(again.sum())} records repeat an earlier one (same picture, same class) and are left out."
             self._findings.append(Finding("repeated_record", "info", message, int(again.sum())))
-        return records[~again].reset_index(drop=True)
+        crossing = records[again & (records["given"] != records.groupby(key)["given"].transform("first"))]
+        if len(crossing):
+            where = crossing["source_file"] + ", line " + crossing["line"].astype(str) + ": " + crossing["id"]
+            message = (f"{len(crossing)} records are given for several parts, so the model is judged on what it was "
+                       "trained on; take them out of all parts but one.")  # fmt: skip
+            self._findings.append(Finding("given_for_several_parts", "leak", message, len(crossing),
+                                          crossing["id"].tolist()[:STORED], where.tolist()[:STORED]))  # fmt: skip
+        records = records[~again].reset_index(drop=True)
+        twice = records["id"].duplicated(keep=False) & (records.groupby("id")["label"].transform("nunique") > 1)
+        if self.conflicts == "keep" and twice.any():  # one picture under several species, which is wanted here
+            named = records["id"] + " (" + records["label"] + ")"
+            records = records.assign(id=records["id"].where(~twice, named))
+        return records
 
     # batches
 
@@ -326,7 +339,7 @@ class PlantsData(SplitDataModule):
             "framing": self.framing,
             "interpolation": self.interpolation,
             "augment": vars(self.augment),
-            "left_out": {found.kind: found.count for found in self._findings},
+            "findings": {found.kind: found.count for found in self._findings},
         }
 
 

@@ -47,7 +47,7 @@ class DecodedImages:
     """A folder of decoded pictures of one size and framing.
 
     Args:
-        folder: Where; a folder inside of it is made for each size, framing and interpolation.
+        folder: Where; a folder inside of it is made for each size, framing, interpolation and limits of the sides.
         size: Side S of a picture in pixels.
         framing: See :func:`datamodules.plants_images.framed`.
         interpolation: How pictures are scaled.
@@ -68,7 +68,8 @@ class DecodedImages:
     ) -> None:
         self.size, self.framing, self.interpolation = size, framing, interpolation
         self.min_side, self.max_side, self.smart_box = min_side, max_side, smart_box
-        self.folder = Path(folder) / f"{framing}-{size}-{interpolation}"
+        # all that decides what a picture becomes, or whether it is refused
+        self.folder = Path(folder) / f"{framing}-{size}-{interpolation}-{min_side}-{max_side}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -39,6 +39,8 @@ def keep_rows(
     found = _strange_regions(records, strange)
     records = records.assign(region=settled)
     found += _licences(records)
+    found += _counted(records, "region", "regions")
+    found += _counted(records, "image_source", "image_sources")
     if wanted is not None:
         keep = records["region"].isin(wanted).to_numpy(bool)
         found += _left_out(records, keep, "region_filter", f"records lie outside the regions {', '.join(wanted)}")
@@ -96,10 +98,21 @@ def _licences(records: pd.DataFrame) -> list[Finding]:
     return [Finding("licences", "info", message, len(table), [], listed)]
 
 
+def _counted(records: pd.DataFrame, column: str, kind: str) -> list[Finding]:
+    """Say how many records there are of each value of a column, if it says anything."""
+    counts = records[column].replace("", UNKNOWN).value_counts()
+    if set(counts.index) <= {UNKNOWN}:
+        return []
+    listed = [f"{name}: {count}" for name, count in counts.items()]
+    return [Finding(kind, "info", f"{len(counts)} different, by number of records.", len(counts), [], listed[:STORED])]
+
+
 def _left_out(records: pd.DataFrame, keep: np.ndarray, kind: str, what: str) -> list[Finding]:
     gone = records[~keep]
     if gone.empty:
         return []
     lost = len(set(gone["label"]) - set(records["label"][keep]) - {""})
     message = f"{len(gone)} of {len(records)} {what}; left out, and with them {lost} classes altogether."
-    return [Finding(kind, "info", message, len(gone), gone["id"].tolist()[:STORED])]
+    where = gone["source_file"].astype(str) + ", line " + gone["line"].astype(str) + ": " + gone["id"].astype(str)
+    rows, lines = gone["id"].tolist()[:STORED], where.tolist()[:STORED]
+    return [Finding(kind, "info", message, len(gone), rows, lines)]

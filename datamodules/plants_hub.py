@@ -42,8 +42,10 @@ class HubImages:
         self.keys = [f"{name}#{i}" for i in range(len(self.records))]
 
     def read(self, i: int) -> bytes:
-        """Return the bytes of a picture."""
+        """Return the bytes of a picture; none for a row without one."""
         found = self._data[i][self._image]
+        if found is None:
+            return b""
         if found["bytes"] is not None:
             return bytes(found["bytes"])
         return Path(found["path"]).read_bytes()

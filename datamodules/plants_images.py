@@ -111,8 +111,12 @@ def timm_picture(
     """Return size, crop and interpolation, those that are left out from a timm model's own data config.
 
     Raises:
-        ValueError: For an unknown model, a value that is left out without a model, or one outside of its range.
+        ValueError: For an unknown model, one that has nothing to give, a value that is left out without a model, or one
+            outside of its range.
     """
+    if model is not None and None not in (size, crop, interpolation):
+        raise ValueError(f"timm_config={model!r} has no effect: set those of image_size, crop and interpolation to "
+                         "null that it should give")  # fmt: skip
     if model is not None:
         from timm.data import resolve_data_config
         from timm.models import get_pretrained_cfg, is_model

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from datamodules.audit import STORED, Finding
 from datamodules.errors import DataError
 from datamodules.image_cache import file_of
 from datamodules.splits import PARTS
@@ -193,6 +194,23 @@ def _folder(folder: Path, labels: bool) -> pd.DataFrame:
         raise DataError(f"{folder}: neither train.jsonl nor a picture ({', '.join(IMAGE_SUFFIXES)}) in a folder of a "
                         "class was found")  # fmt: skip
     return frame(rows)
+
+
+def untrained(records: pd.DataFrame) -> list[Finding]:
+    """Say which records given for validation or calibration are of a class that no record can train.
+
+    Args:
+        records: Records with label, given, source_file and line.
+    """
+    trained = set(records["label"][records["given"].isin(["train", ""])])
+    rows = records[records["given"].isin(["val", "calib"]) & ~records["label"].isin(trained) & (records["label"] != "")]
+    if rows.empty:
+        return []
+    where = rows["source_file"] + ", line " + rows["line"].astype(str) + ": " + rows["label"]
+    message = (f"{rows['label'].nunique()} classes are given for validation only and cannot be learnt; move some of "
+               f"their pictures to train, or take these {len(rows)} records out.")  # fmt: skip
+    return [Finding("class_only_in_val", "warning", message, len(rows), rows["id"].tolist()[:STORED],
+                    where.tolist()[:STORED])]  # fmt: skip
 
 
 def largest_classes(records: pd.DataFrame, least: int) -> tuple[pd.DataFrame, int, int]:

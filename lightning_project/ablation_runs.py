@@ -121,9 +121,7 @@ def changed(wanted: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
     one, other = (_flat({k: v for k, v in config.items() if k not in _OF_ONE_CALL}) for config in (wanted, kept))
     names = sorted(one.keys() | other.keys())
     return [
-        name
-        for name in names
-        if one.get(name) != other.get(name) and not (name in filled and one.get(name) is None)
+        name for name in names if one.get(name) != other.get(name) and not (name in filled and one.get(name) is None)
     ]
 
 

@@ -30,8 +30,10 @@ def cache(
     pause: float = 1.0,
     backoff: float = 60.0,
     backoff_most: float = 600.0,
+    url_field: str = "image_url",
+    license_field: str = "license",
 ) -> None:
-    """Fetch what the records' `image_url` names; run it again to go on where it stopped.
+    """Fetch the pictures at the records' addresses; run it again to go on where it stopped.
 
     Args:
         files: JSON Lines files of records.
@@ -49,6 +51,8 @@ def cache(
         pause: Seconds before the second attempt; doubles.
         backoff: Seconds of silence after a first answer 429 that does not say how long; doubles.
         backoff_most: Most seconds of such a silence; a host that asks for more is left alone in this call.
+        url_field: Field of the address, as `data.columns.url` of a fit.
+        license_field: Field of the licence, as `data.columns.license`.
 
     Raises:
         UsageError: A number that makes no sense.
@@ -60,9 +64,11 @@ def cache(
         manners = Manners(per_second, workers, timeout, tries, pause, backoff, backoff_most)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    wanted, without = addresses(files, permissive)
+    wanted, without = addresses(files, permissive, url_field, license_field)
     if not wanted:
-        raise DataError(f"{', '.join(files)}: no record has an `image_url`" + (" of such a licence" * permissive))
+        raise DataError(
+            f"{', '.join(files)}: no record has an address in {url_field!r}" + (" of such a licence" * permissive)
+        )
     store = ImageCache(folder, int(max_gb * 1e9))
     download = Download(store, wanted, manners, (least_pixels, most_pixels), retry_failed)
     if offline:
@@ -75,7 +81,9 @@ def cache(
     print(f"written: {write_json(Path(folder) / 'counts.json', asdict(counts) | without | {'missing': len(left)})}")
 
 
-def addresses(files: Iterable[str], permissive: bool = False) -> tuple[dict[str, str], dict[str, int]]:
+def addresses(
+    files: Iterable[str], permissive: bool = False, url_field: str = "image_url", license_field: str = "license"
+) -> tuple[dict[str, str], dict[str, int]]:
     """Read the addresses of JSON Lines files.
 
     Returns:
@@ -88,7 +96,7 @@ def addresses(files: Iterable[str], permissive: bool = False) -> tuple[dict[str,
     without = {"records": 0, "without_url": 0, "repeated": 0, "other_licence": 0}
     for name in files:
         try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
+            lines = Path(name).read_bytes().decode("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{name}: cannot be read ({error}); give a JSON Lines file of records") from error
         for number, line in enumerate(lines, 1):
@@ -96,13 +104,13 @@ def addresses(files: Iterable[str], permissive: bool = False) -> tuple[dict[str,
                 continue
             try:
                 record = json.loads(line)
-                url = record.get("image_url") or ""
+                url = record.get(url_field) or ""
             except (ValueError, AttributeError) as error:
                 raise DataError(f"{name}, line {number}: no JSON object ({error}); mend or remove the line") from error
             without["records"] += 1
             if not isinstance(url, str) or not url:
                 without["without_url"] += 1
-            elif permissive and not parse_licence(str(record.get("license") or "")).permissive:
+            elif permissive and not parse_licence(str(record.get(license_field) or "")).permissive:
                 without["other_licence"] += 1
             elif url in wanted:
                 without["repeated"] += 1

@@ -7,7 +7,7 @@ validation. Everything is fitted before the test predictions are read.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,7 @@ def decide(
     cost: str | None = None,
     calibrate_on: Literal["calib", "val"] = "calib",
     answers: float = 0.9,
+    new: str | None = None,
     out: str | None = None,
     bootstrap: int = 1000,
 ) -> None:
@@ -103,6 +104,8 @@ def decide(
         cost: CSV of costs: first column and header are class names, rows the truth, columns the decision.
         calibrate_on: Part for temperature and abstention; val was used for choices before.
         answers: Accuracy that the answers must reach; the rest is abstained from.
+        new: Predictions of the run on new samples (``predict/predictions.csv``), to be answered with what was fitted:
+            ``answers.csv``.
         out: Folder for the results; left out: ``decide`` inside the run folder.
         bootstrap: Resamples for the intervals, by group.
 
@@ -152,8 +155,22 @@ def decide(
         files.write_figure(folder / "decisions.png", decision_plots.decisions(judged.curves, facts)),
         files.write_text(folder / "DECISIONS.md", decide_report.page(judged, table, facts, bootstrap)),
     ]
+    if new is not None:
+        written.append(files.write_csv(folder / "answers.csv", _answers(new, fitted, names, facts)))
     print(decide_report.terminal(table, facts))
     print("written:\n" + "\n".join(f"  {path}" for path in written))
+
+
+def _answers(new: str, fitted: dict[str, Fitted], names: list[str], facts: dict[str, Any]) -> pd.DataFrame:
+    """Answer new samples by the only fold; how sure an answer has to be was fitted on its calibration part."""
+    (name, fold), *others = fitted.items()
+    if others or fold.temperature is None:
+        why = "has a network for each fold" if others else "has no calibration part (fit with --split.calib 0.1)"
+        raise DataError(
+            f"{fold.folder.parent if others else fold.folder} {why}, so that nothing can be answered with it"
+        )
+    limit = (facts["back_off"][name or "run"] or {}).get("threshold")
+    return decide_back_off.answers_to(new, fold.folder, names, fold.temperature.value, limit, fold.abstention)
 
 
 def _calibrated(fitted: dict[str, Fitted]) -> dict[str, tuple[Path, Predictions | None, Predictions]]:
@@ -272,7 +289,7 @@ def _swept_b(part: str, found: list[Predictions], fitted: list[Fitted], settings
     return pd.DataFrame(rows)
 
 
-def _facts(fitted: dict[str, Fitted], settings: Settings, names: list[str], calibrate_on: str) -> dict[str, object]:
+def _facts(fitted: dict[str, Fitted], settings: Settings, names: list[str], calibrate_on: str) -> dict[str, Any]:
     """Return everything that was asked for and fitted, as plain values; a missing threshold of rule a is argmax."""
     return {
         "positive": names[settings.positive],
@@ -280,6 +297,7 @@ def _facts(fitted: dict[str, Fitted], settings: Settings, names: list[str], cali
         "recall": settings.target.recall,
         "search": settings.search,
         "rules": list(settings.rules),
+        "bounds": [min(settings.candidates), max(settings.candidates)],
         "calibrated_on": calibrate_on if all(fold.temperature for fold in fitted.values()) else None,
         "answers": settings.answers,
         "cost": settings.cost,

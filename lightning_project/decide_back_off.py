@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from callbacks.report_breakdown import CLASSES
@@ -11,7 +12,8 @@ from callbacks.report_files import Predictions
 from callbacks.report_tables import number
 from callbacks.report_tables import table as markdown_table
 from datamodules.errors import DataError
-from modules import breakdown
+from datamodules.predictions import read_probabilities
+from modules import breakdown, calibration
 
 
 def levels_of(folder: Path, names: list[str]) -> dict[str, list[str]]:
@@ -57,6 +59,40 @@ def back_off(folder: Path, calib: Predictions, test: Predictions, answers: float
         "accuracy": float(right[sure].mean()) if sure.any() else None,
         "levels": {name: float((level == i).mean()) for i, name in enumerate(shares)},
     }
+
+
+def answers_to(path: str, folder: Path, names: list[str], temperature: float, back_off: float | None,
+               abstention: float | None) -> pd.DataFrame:  # fmt: skip
+    """Answer new samples with what a run has learnt on calibration: a class, a coarser one, or nothing.
+
+    Args:
+        path: Predictions of the run on new samples, as the verb `predict` writes them.
+        folder: Run folder.
+        names: Its classes.
+        temperature: Fitted temperature.
+        back_off: Least probability of an answer where there are coarser classes; ``None``: none is enough.
+        abstention: The same where there are none.
+
+    Returns:
+        One row a sample: id, answer, level (``class``, ``genus``, ...), both "" for none, and the probability of the
+        answer, or of the best class where there is none.
+
+    Raises:
+        DataError: The file cannot be read, or is about other classes.
+    """
+    ids, given, prob = read_probabilities(path)
+    if given != names:
+        raise DataError(f"{path} is about other classes than {folder}: predict with this run")
+    prob, levels = calibration.temper(prob, temperature), levels_of(folder, names)
+    limit = back_off if levels else abstention
+    table = pd.DataFrame({"id": ids, "answer": "", "level": "", "probability": prob.max(axis=1)})
+    for level, of_class in reversed([("class", names), *levels.items()]):  # the finest that is sure enough stays
+        coarser, summed, _ = breakdown.coarse(prob, np.zeros(len(prob), np.int64), of_class)
+        sure = summed.max(axis=1) >= (np.inf if limit is None else limit)
+        table.loc[sure, "answer"] = np.asarray(coarser, dtype=object)[summed.argmax(axis=1)][sure]
+        table.loc[sure, "level"] = level
+        table.loc[sure, "probability"] = summed.max(axis=1)[sure]
+    return table
 
 
 def section(found: Mapping[str, dict[str, Any] | None], answers: float) -> str:

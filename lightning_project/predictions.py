@@ -55,7 +55,8 @@ def write_predictions_of(
 ) -> None:
     """Predict and write `predict/predictions.csv` into the run folder.
 
-    Numbers that a system gives beyond probabilities, such as an anomaly, go to `predict/NAME.csv` each.
+    Numbers that a system gives beyond probabilities, such as an anomaly, go to `predict/NAME.csv` each; what was found
+    while reading, such as a sample that cannot be used, to `predict/findings.csv`.
     A part of the run's own split (``data.predict_part``) goes to `predict/predictions_PART.npz` too, with its labels.
 
     Args:
@@ -76,6 +77,15 @@ def write_predictions_of(
         ids = datamodule.records["id"].iloc[collect.ids].tolist()
         write_predictions(path, ids, collect.prob, model.class_names)
         print(f"written: {path} ({len(collect.ids)} samples)")
+        lost = [
+            (row, line)
+            for found in datamodule.findings()
+            for row, line in zip(found.rows, found.examples, strict=False)
+        ]
+        if lost:  # an answer is missing, or about something odd
+            print(
+                f"written: {write_csv(path.with_name('findings.csv'), pd.DataFrame(lost, columns=['id', 'finding']))}"
+            )
         for name, values in collect.further.items():
             print(f"written: {write_csv(path.with_name(f'{name}.csv'), pd.DataFrame({'id': ids, name: values}))}")
         if datamodule.predict_part is not None:

@@ -11,6 +11,7 @@ from datamodules.errors import DataError
 from datamodules.image_cache import ImageCache, file_of
 from datamodules.image_download import Download, read_failed, unreadable
 from datamodules.image_pace import Host, Manners, retry_after
+from lightning_project.cache import addresses
 from tests.image_server import picture, serving
 from tests.running import code
 
@@ -273,3 +274,14 @@ def test_a_line_cut_in_half_names_file_and_line(tmp_path, capsys):
     path.write_text('{"image_url": "ftp://127.0.0.1/a.jpg"}\n')
     assert code(["cache", str(path), "--folder", "images"], config=False) == 0
     assert "no http address" in capsys.readouterr().out
+
+
+def test_addresses_are_read_as_a_fit_reads_them(tmp_path):
+    record = {"photo": "http://h/1.jpg", "rights": "CC-BY", "attribution": "A\u2028B"}
+    other = {"photo": "http://h/2.jpg", "rights": "CC-BY-NC"}
+    path = tmp_path / "own.jsonl"
+    lines = [json.dumps(line, ensure_ascii=False) for line in (record, other)]
+    path.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    wanted, without = addresses([str(path)], True, "photo", "rights")
+    assert wanted == {"http://h/1.jpg": f"{path}, line 1"} and without["other_licence"] == 1
+    assert addresses([str(path)])[1]["without_url"] == 2

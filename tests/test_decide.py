@@ -7,6 +7,7 @@ from sklearn import metrics as sk
 
 from callbacks.report_files import Predictions, read_json, write_json
 from datamodules.errors import DataError
+from datamodules.predictions import write_predictions
 from lightning_project.decide import decide, read_cost
 from modules import calibration, thresholds
 from modules.thresholds import Target
@@ -264,6 +265,39 @@ def test_a_coarser_class_is_answered_where_the_class_is_not_sure_enough(tmp_path
     assert backed["accuracy"] == pytest.approx(right.mean())
     assert backed["levels"] == {n: pytest.approx((level == i).mean()) for i, n in enumerate(["class", *levels])}
     assert "## Back-off" in (folder / "DECISIONS.md").read_text()
+    new = tmp_path / "predictions.csv"
+    write_predictions(new, test.id.tolist(), test.prob, NAMES)
+    decide(run, answers=0.8, bootstrap=20, new=str(new))
+    given = pd.read_csv(folder / "answers.csv", keep_default_na=False)
+    assert given["level"].tolist() == [["class", "genus", "family"][i] for i in level]
+    coarser = {kind: dict(zip(NAMES, names, strict=True)) for kind, names in {"class": NAMES, **levels}.items()}
+    truth = [coarser[kind][NAMES[y]] for kind, y in zip(given["level"], test.y, strict=True)]
+    assert ((given["answer"] == truth) == right).all() and (given["probability"] >= backed["threshold"]).all()
     pd.DataFrame({"class": NAMES[::-1], "train": 1, **levels}).to_csv(tmp_path / "run" / "classes.csv", index=False)
     with pytest.raises(DataError, match=r"classes\.csv lists other classes"):
         decide(run, bootstrap=20)
+
+
+def test_new_samples_get_an_answer_or_none_as_calibration_taught(tmp_path, run):
+    test = load(tmp_path / "run")
+    new = tmp_path / "predictions.csv"
+    write_predictions(new, test.id.tolist(), test.prob, NAMES)
+    decide(run, answers=0.9, bootstrap=20, new=str(new))
+    folder = tmp_path / "run" / "decide"
+    fitted = read_json(folder / "decisions.json")["fitted"]["run"]
+    prob = calibration.temper(test.prob, fitted["temperature"]["value"])
+    sure = prob.max(axis=1) >= fitted["abstention"]
+    given = pd.read_csv(folder / "answers.csv", keep_default_na=False)
+    assert 0 < sure.mean() < 1 and ((given["answer"] != "") == sure).all()
+    assert given["answer"][sure].tolist() == [NAMES[i] for i in prob.argmax(axis=1)[sure]]
+    assert given["probability"].to_numpy() == pytest.approx(prob.max(axis=1), abs=1e-4)
+    write_predictions(new, test.id.tolist(), test.prob, NAMES[::-1])
+    with pytest.raises(DataError, match="about other classes"):
+        decide(run, bootstrap=20, new=str(new))
+    with pytest.raises(DataError, match="has no calibration part"):
+        decide(fabricate(tmp_path / "bare", parts=("val", "test")), bootstrap=20, new=str(new))
+
+
+def test_a_threshold_at_a_bound_of_its_search_is_warned_about(run, capsys):
+    decide(run, rules=["a"], positive="cs.AI", candidates=[0.3, 0.4], recall=0.99, bootstrap=5)
+    assert "warning: the threshold of rule a of run ended at a bound" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from datamodules.plants_augmentation import Augment, augment, centre, uniforms
 from datamodules.samplers import IndexBatch
 from datamodules.splits import make_split
 from tests.fake_data.plants import picture, write_plants
+from tests.running import code
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -190,3 +191,44 @@ def test_the_split_of_the_tail_is_the_brief_s():
     assert (parts.loc[total == 1, "train"] == 1).all() and (total == 1).any()
     assert (parts.loc[total == 2, ["train", "val"]] == 1).all(axis=None) and (total == 2).any()
     assert (parts.loc[total >= 3] > 0).all(axis=None)
+
+
+def test_one_picture_under_two_species_is_kept_twice_where_that_is_wanted(tmp_path):
+    path = write_plants(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    other = json.loads(lines[0]) | {"latin_name": json.loads(lines[1])["latin_name"]}
+    path.write_text("\n".join([*lines, json.dumps(other)]) + "\n", encoding="utf-8")
+    data = split(data_of(path, conflicts="keep"))
+    both = data.records[data.records["file"] == data.records["file"].iloc[0]]
+    assert len(data.records) == len(lines) + 1 and both["label"].nunique() == 2
+    assert both["id"].tolist() == [f"images/000.jpg ({name})" for name in both["label"]]
+    assert both["group"].nunique() == 1
+    assert data_of(path, conflicts="drop").records["id"].is_unique
+
+
+def test_a_class_that_only_validation_shows_is_named_with_its_line(tmp_path):
+    path = write_plants(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(lines[:16]) + "\n", encoding="utf-8")
+    strange = json.loads(lines[20]) | {"latin_name": "Rara avis"}
+    (tmp_path / "val.jsonl").write_text("\n".join([*lines[16:20], json.dumps(strange)]) + "\n", encoding="utf-8")
+    path.unlink()
+    data = data_of(tmp_path)
+    found = next(one for one in data.findings() if one.kind == "class_only_in_val")
+    assert found.count == 1 and found.examples == ["val.jsonl, line 5: Rara avis"]
+    with pytest.raises(DataError, match="'Rara avis' is given for val only"):
+        split(data)
+
+
+def test_a_record_given_for_two_parts_is_a_leak(tmp_path):
+    path = write_plants(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join([*lines[:16], lines[0]]) + "\n", encoding="utf-8")
+    (tmp_path / "val.jsonl").write_text("\n".join([*lines[16:], lines[3]]) + "\n", encoding="utf-8")
+    path.unlink()
+    found = {one.kind: one for one in data_of(tmp_path).findings()}
+    leak = found["given_for_several_parts"]
+    assert leak.severity == "leak" and leak.examples == ["val.jsonl, line 9: images/003.jpg"]
+    assert found["repeated_record"].count == 2  # the one that train repeats is no leak
+    words = ["audit", "--data.path", str(tmp_path), "--data.image_size", "16", "--data.simple_models", "false"]
+    assert code([*words, "--split.test", "0", "--split.calib", "0"], system="plants") == 3

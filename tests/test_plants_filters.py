@@ -69,7 +69,7 @@ def records():
         ("d", "Viola", "", "", "CC-BY-SA 3.0", ""),
     ]
     frame = pd.DataFrame(rows, columns=["id", "label", "region", "country", "license", "attribution"], dtype=str)
-    return frame.assign(url="u", source_file="p.jsonl", line=range(1, 5))
+    return frame.assign(url="u", image_source="", source_file="p.jsonl", line=range(1, 5))
 
 
 def test_nothing_asked_keeps_all_and_settles_regions():
@@ -79,12 +79,19 @@ def test_nothing_asked_keeps_all_and_settles_regions():
     assert strange.count == 1 and strange.examples == ["p.jsonl, line 3: region EUROPE"]
     listed = next(f for f in found if f.kind == "licences")
     assert "3 of 4 records" in listed.message
+    counted = next(f for f in found if f.kind == "regions")
+    assert counted.count == 3 and counted.examples == ["EU_SW: 2", "EU_NORTH: 1", "UNKNOWN: 1"]
+    assert not [f for f in found if f.kind == "image_sources"]
+    _, found = keep_rows(records().assign(image_source=["web", "", "web", "own"]), None, "any")
+    assert next(f for f in found if f.kind == "image_sources").examples == ["web: 2", "UNKNOWN: 1", "own: 1"]
 
 
 def test_filters_say_what_they_left_out():
     kept, found = keep_rows(records(), ["eu_sw"], "any")
     assert kept["id"].tolist() == ["a", "c"]
-    assert next(f for f in found if f.kind == "region_filter").message.startswith("2 of 4 records lie outside")
+    left = next(f for f in found if f.kind == "region_filter")
+    assert left.message.startswith("2 of 4 records lie outside")
+    assert left.examples == ["p.jsonl, line 2: b", "p.jsonl, line 4: d"] and "[; ...]" not in str(left)
     kept, found = keep_rows(records(), None, "permissive")
     assert kept["id"].tolist() == ["a", "c", "d"]
     left = next(f for f in found if f.kind == "licence_filter")

@@ -74,3 +74,14 @@ def test_a_missing_column_and_a_name_that_cannot_be_reached(rows, tmp_path):
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(DataError, match=r"give a .parquet or .arrow file"):
         HubImages(str(tmp_path / "x.txt"), COLUMNS)
+
+
+def test_a_row_without_a_picture_is_counted_and_left_out(rows, tmp_path):
+    content = rows.cast_column("image", Image(decode=False)).to_dict()
+    content["image"][3] = None
+    Dataset.from_dict(content, rows.features).to_parquet(tmp_path / "holes.parquet")
+    data = PlantsData(hub=str(tmp_path / "holes.parquet"), columns=COLUMNS, image_size=16, near_distance=0)
+    data.setup("fit")
+    found = next(one for one in data.findings() if one.kind == "unusable_picture")
+    assert len(data.records) == 11 and found.count == 1 and "line 4" in found.examples[0]
+    assert "the file is empty" in found.examples[0]

@@ -80,6 +80,8 @@ def test_values_left_out_come_from_timm():
     assert timm_picture("vit_base_patch16_224", 96, None, "bilinear") == (96, 0.9, "bilinear")
     with pytest.raises(ValueError, match="is no model of timm"):
         timm_picture("vit_of_mine", None, None, None)
+    with pytest.raises(ValueError, match="timm_config='vit_base_patch16_224' has no effect: set those of"):
+        timm_picture("vit_base_patch16_224", 64, 0.9, "bilinear")
     with pytest.raises(ValueError, match="without timm_config"):
         timm_picture(None, 64, None, "bicubic")
 
@@ -128,6 +130,15 @@ def test_a_changed_file_and_another_size_are_decoded_anew(tmp_path):
     found = take(store, source, ["1", "2", "1"])
     assert found.read == 1 and found.rows.tolist() == [0, 3, 2]
     assert take(DecodedImages(str(tmp_path), 16, "crop", "bicubic", 8, 100), source).read == 3
+
+
+def test_the_limits_of_the_sides_hold_for_pictures_that_were_decoded_before(tmp_path):
+    source = Folder([saved(picture(1))])
+    side = min(picture(1).size)
+    for least, kept in ((8, True), (side + 1, False), (8, True)):
+        found = take(DecodedImages(str(tmp_path), 24, "crop", "bicubic", least, 100), source)
+        assert (found.rows[0] >= 0) == kept
+    assert take(DecodedImages(str(tmp_path), 24, "crop", "bicubic", 8, side), source).rows[0] == -1
 
 
 def test_a_process_killed_in_the_middle_leaves_nothing_wrong(tmp_path, monkeypatch):

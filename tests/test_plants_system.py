@@ -87,7 +87,9 @@ def step(model, images):
     optimizer.step()
 
 
-@pytest.mark.parametrize(("backbone", "head"), [("test_vit", "head"), ("resnet10t", "fc")])
+@pytest.mark.parametrize(
+    ("backbone", "head"), [("test_vit", "head"), ("resnet10t", "fc"), ("test_convnext", "head.fc")]
+)
 def test_a_linear_probe_trains_the_head_and_moves_nothing_else(backbone, head, images):
     model = system(backbone=backbone, frozen="backbone", head_dropout=0.5)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}

@@ -153,7 +153,8 @@ class PlantsNet(nn.Module):
         if limit > highest:
             raise ValueError(f"frozen={self.frozen}: {self.backbone} has {highest} blocks below its head")
         for name, parameter in self.model.named_parameters():
-            if depth[id(parameter)] <= limit and name not in self.head_names:
+            below = self.frozen == "backbone" or depth[id(parameter)] <= limit  # a norm of the head is no head
+            if below and name not in self.head_names:
                 parameter.requires_grad_(False)
         inside = [module for module in self.model.modules() if any(True for _ in module.parameters())]
         still = [module for module in inside if not any(p.requires_grad for p in module.parameters())]
@@ -163,7 +164,7 @@ class PlantsNet(nn.Module):
                 module
                 for name, module in self.model.named_modules()
                 if name
-                and not name.startswith("head_drop")
+                and not name.startswith(("head_drop", "head.drop"))
                 and not any(f"{head}.".startswith(f"{name}.") for head in heads)
             ]
         return still

@@ -73,7 +73,7 @@ def export(
     for name in dict.fromkeys(wanted):
         path = folder / f"model{FORMATS[name].ending}"
         try:
-            run = FORMATS[name].write(model, samples.example, samples.axes, path)
+            run = FORMATS[name].write(model, samples.batches, samples.axes, path)
             found[name] = compare(run, network, samples) | {"file": path.name, "bytes": path.stat().st_size}
             if name in EXACT and found[name]["max_difference"] > TOLERANCE:
                 raise ExportError(f"its answers differ by up to {found.pop(name)['max_difference']:.2g}")

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,18 @@ WARM_UP, TIMED = 5, 30
 
 @dataclass(frozen=True)
 class Format:
-    """A format: the ending of its file, and the function that writes the file and returns what runs it."""
+    """A format: the ending of its file, and the function that writes the file and returns what runs it.
+
+    The function takes the system, batches of inputs (the first is traced), the axes that may have any size, and the path.
+    """
 
     ending: str
-    write: Callable[["System", dict[str, Tensor], Axes, Path], Run]
+    write: Callable[["System", Sequence[dict[str, Tensor]], Axes, Path], Run]
 
 
-def write_torch(model: "System", example: dict[str, Tensor], axes: Axes, path: Path) -> Run:
+def write_torch(model: "System", batches: Sequence[dict[str, Tensor]], axes: Axes, path: Path) -> Run:
     """Write a program of torch.export; it takes the inputs as one dict."""
+    example = batches[0]
     free = {name: dict.fromkeys(axes.get(name, {}), Dim.DYNAMIC) for name in example}
     with silent(), torch.no_grad():
         program = torch.export.export(Exported(model), (example,), dynamic_shapes=(free,), strict=False)
@@ -50,9 +54,10 @@ def write_torch(model: "System", example: dict[str, Tensor], axes: Axes, path: P
     return run
 
 
-def write_onnx(model: "System", example: dict[str, Tensor], axes: Axes, path: Path) -> Run:
+def write_onnx(model: "System", batches: Sequence[dict[str, Tensor]], axes: Axes, path: Path) -> Run:
     """Write an ONNX graph with named inputs, outputs and free axes."""
     _need("onnx", "onnxscript", "onnxruntime")
+    example = batches[0]
     free: dict[str, Any] = {name: dict(axes.get(name, {})) for name in example}
     with silent(), torch.no_grad():
         network = ExportedByName(model).eval()
@@ -73,15 +78,32 @@ def write_onnx(model: "System", example: dict[str, Tensor], axes: Axes, path: Pa
     return run_onnx(path)
 
 
-def write_int8(model: "System", example: dict[str, Tensor], axes: Axes, path: Path) -> Run:
-    """Write the ONNX graph with weights in int8; activations are quantised as they come (dynamic quantisation)."""
+def write_int8(model: "System", batches: Sequence[dict[str, Tensor]], axes: Axes, path: Path) -> Run:
+    """Write the ONNX graph with weights in int8.
+
+    Activations are quantised as they come, but for networks of convolutions, which ONNX Runtime would then compute more
+    slowly than in float: the range of their activations is measured on the batches (static quantisation).
+    """
     _need("onnx", "onnxscript", "onnxruntime")
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+
+    class Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {name: value.numpy() for name, value in batch.items()}
 
     with tempfile.TemporaryDirectory() as folder, silent():
         full = Path(folder) / "model.onnx"
-        write_onnx(model, example, axes, full)
-        quantize_dynamic(full, path, weight_type=QuantType.QInt8)
+        write_onnx(model, batches, axes, full)
+        if any(node.op_type == "Conv" for node in onnx.load(full, load_external_data=False).graph.node):
+            kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+            quantize_static(full, path, Batches(), op_types_to_quantize=["Conv", "Gemm", "MatMul"], **kinds)
+        else:
+            quantize_dynamic(full, path, weight_type=QuantType.QInt8)
     return run_onnx(path)
 
 

@@ -61,7 +61,7 @@ def write_onnx_pair(model: GcodeDecoder, window: Inputs, folder: Path) -> tuple[
     """
     encode, step = Encode(model), Step(model)
     batch = {0: "batch"}
-    write_onnx(encode, window, dict.fromkeys(window, batch), folder / "encode.onnx")  # type: ignore[arg-type]
+    write_onnx(encode, [window], dict.fromkeys(window, batch), folder / "encode.onnx")  # type: ignore[arg-type]
     with torch.no_grad():
         context = {name: x for name, x in encode(**window).items() if name not in ANSWERS}
         given = step.start(context)
@@ -75,7 +75,7 @@ def write_onnx_pair(model: GcodeDecoder, window: Inputs, folder: Path) -> tuple[
     for name, x in given.items():
         if name.startswith(CACHE) and x.ndim == 5:  # keys and values grow by a token a step
             axes[name][3] = "past"
-    write_onnx(step, example, axes, folder / "step.onnx")  # type: ignore[arg-type]
+    write_onnx(step, [example], axes, folder / "step.onnx")  # type: ignore[arg-type]
     return first, [folder / "encode.onnx", folder / "step.onnx"]
 
 

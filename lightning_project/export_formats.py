@@ -31,7 +31,7 @@ WARM_UP, TIMED = 5, 30
 class Format:
     """A format: the ending of its file, and the function that writes the file and returns what runs it.
 
-    The function takes the system, batches of inputs (the first is traced), the axes that may have any size, and the path.
+    The function takes the system, batches of inputs (the first is traced), the axes that may have any size, and a path.
     """
 
     ending: str

@@ -153,7 +153,7 @@ def _grouped(records: pd.DataFrame, picture: np.ndarray) -> pd.DataFrame:
 
 
 def _near(records: pd.DataFrame, pixels: np.ndarray, most: int) -> tuple[np.ndarray, list[Finding]]:
-    """Return the near copies (P, 2), under whatever label, and what was found; a likeness alone never costs a record."""
+    """Return the near copies (P, 2) under any labels, and what was found; a likeness alone never costs a record."""
     none = np.empty((0, 2), np.int64)
     if not most:
         return none, []
@@ -169,8 +169,8 @@ def _near(records: pd.DataFrame, pixels: np.ndarray, most: int) -> tuple[np.ndar
     if not len(same):
         message = "No two pictures of one class are nearly the same."
     found = [_pairs("near_copies", "info", message, records, same)]
-    message = (f"{len(other)} pairs of pictures are nearly the same, under different labels. Look at them: one is wrong. Until "
-               "then each pair is in one group, and parts are drawn by groups of several classes, less evenly.")  # fmt: skip
+    message = (f"{len(other)} pairs of pictures are nearly the same, under different labels. Look at them: one is wrong. "
+               "Until then each pair is in one group, and parts are drawn by groups of several classes, less evenly.")  # fmt: skip
     return pairs, found + ([_pairs("near_copies_disagree", "warning", message, records, other)] if len(other) else [])
 
 

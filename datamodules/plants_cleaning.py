@@ -169,8 +169,8 @@ def _near(records: pd.DataFrame, pixels: np.ndarray, most: int) -> tuple[np.ndar
     if not len(same):
         message = "No two pictures of one class are nearly the same."
     found = [_pairs("near_copies", "info", message, records, same)]
-    message = (f"{len(other)} pairs of pictures are nearly the same, under different labels. Look at them: one is wrong. "
-               "Until then each pair is in one group, and parts are drawn by groups of several classes, less evenly.")  # fmt: skip
+    message = (f"{len(other)} pairs of pictures are nearly the same, under different labels: look at them. "
+               "Each pair is in one group, and with such groups parts are drawn less evenly.")  # fmt: skip
     return pairs, found + ([_pairs("near_copies_disagree", "warning", message, records, other)] if len(other) else [])
 
 

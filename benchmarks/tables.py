@@ -1,6 +1,7 @@
 """A record of the table that a verb wrote: ``python -m benchmarks.tables FOLDER --config FILE ... --record NAME``.
 
-FOLDER is that of an ensemble (``ensemble.csv``) or of an ablation (``ablation.csv``). The record holds the table, the
+FOLDER is that of an ensemble (``ensemble.csv``), of an ablation (``ablation.csv``), or of a run that was judged with
+its sensors spoilt (``test/sensors.csv``). The record holds the table, the
 hashes of the configs and of all code that the runs behind it lead to, and the seeds of these runs.
 """
 
@@ -31,8 +32,10 @@ def runs_of(folder: Path) -> list[Path]:
         found = [path for member in members for path in folds_of(Path(member)).values()]
     elif (folder / "ablation.csv").is_file():
         found = sorted(path.parent for path in folder.rglob("config.yaml") if (path.parent / "run.json").is_file())
+    elif (folder / "test" / "sensors.csv").is_file():
+        found = [folder]
     else:
-        raise DataError(f"{folder}: holds neither ensemble.json nor ablation.csv")
+        raise DataError(f"{folder}: holds neither ensemble.json, ablation.csv nor test/sensors.csv")
     found = [path for path in found if (path / "config.yaml").is_file()]
     if not found:
         raise DataError(f"{folder}: no run with a config is behind its table")
@@ -42,7 +45,8 @@ def runs_of(folder: Path) -> list[Path]:
 def figures_of(folder: Path) -> dict[str, Any]:
     """Return the rows of the table, without empty cells, and for an ensemble what was fitted and the simple models."""
     kind = "ensemble" if (folder / "ensemble.json").is_file() else "ablation"
-    rows = json.loads(pd.read_csv(folder / f"{kind}.csv").to_json(orient="records"))
+    path = folder / f"{kind}.csv" if (folder / f"{kind}.csv").is_file() else folder / "test" / "sensors.csv"
+    rows = json.loads(pd.read_csv(path).to_json(orient="records"))
     found: dict[str, Any] = {"rows": [{k: v for k, v in row.items() if v is not None} for row in rows]}
     if kind == "ensemble":
         facts = read_json(folder / "ensemble.json")
@@ -54,7 +58,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Print the figures, and leave a record when asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="folder of an ensemble or an ablation")
+    parser.add_argument("folder", type=Path, help="folder of an ensemble, an ablation or a run")
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="configs of the runs, and the ablation's")
     parser.add_argument("--command", required=True, help="the command that made the table, without paths of a machine")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/records/NAME.json")
@@ -65,7 +69,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     runs = runs_of(given.folder)
     configs = [yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in runs]
-    paths = {str(path) for config in configs if (path := config["data"]["init_args"].get("path"))}
+    sources_of = [config["data"]["init_args"] for config in configs]
+    paths = {str(path) for one in sources_of for part in ("", "val_", "test_") if (path := one.get(f"{part}path"))}
     data = {Path(path).name: sha256(Path(path)) for path in sorted(paths)} or {"synthetic": 0}
     seeds = sorted({int(read_json(run / "run.json")["seed"]) for run in runs})
     files = [*given.config, *sorted({path for config in configs for path in sources(config)})]

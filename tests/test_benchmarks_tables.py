@@ -61,8 +61,21 @@ def test_an_ablation_is_recorded_without_its_empty_cells(tmp_path, runs, records
     assert found["seeds"] == [0, 1]
 
 
+def test_a_run_with_its_sensors_spoilt_is_recorded(tmp_path, runs, records):
+    folder = tmp_path / "one" / "fold-0"
+    rows = pd.DataFrame({"sensor": ["current"], "mode": ["zeroed"], "lost": [0.25]})
+    rows.to_csv(folder / "test" / "sensors.csv", index=False)
+    (new := tmp_path / "new.csv").write_text("id,title\n", encoding="utf-8")
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    (folder / "config.yaml").write_text(config.replace("}}", f", test_path: '{new}'}}}}"), encoding="utf-8")
+    tables.main([str(folder), "--config", CONFIG, "--command", "fit", "--record", "spoilt"])
+    found = json.loads((records / "spoilt.json").read_text(encoding="utf-8"))
+    assert found["figures"]["rows"] == [{"sensor": "current", "mode": "zeroed", "lost": 0.25}]
+    assert set(found["data"]) == {"papers.csv", "new.csv"}
+
+
 def test_a_folder_of_neither_is_refused(tmp_path):
-    with pytest.raises(DataError, match="neither"):
+    with pytest.raises(DataError, match="holds neither"):
         tables.runs_of(tmp_path)
     (tmp_path / "ablation.csv").write_text("cell\n", encoding="utf-8")
     with pytest.raises(DataError, match="no run with a config"):

@@ -176,6 +176,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", nargs="+", type=Path, required=True, help="the configs that were given to fit")
     parser.add_argument("--positive", nargs="+", default=[], metavar="CLASS", help="classes that matter most")
     parser.add_argument("--also", nargs="+", default=[], metavar="METRIC", help="further metrics: macro_recall, top5")
+    parser.add_argument("--options", default="", help="further options that fit was given, for the record's command")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals, by group")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/records/NAME.json")
     given = parser.parse_args(args)
@@ -190,7 +191,8 @@ def main(args: Sequence[str] | None = None) -> None:
     words = " ".join(f"--config {path}" for path in given.config)
     words += f" --data.path {Path(source).name}" if source else ""
     folds = f" --split.folds {figures['folds']} --split.fold K" if figures["folds"] > 1 else ""
-    command = f"python -m lightning_project fit {words}{folds} --seed_everything S"
+    options = f" {given.options}" if given.options else ""
+    command = f"python -m lightning_project fit {words}{folds}{options} --seed_everything S"
     files = [*given.config, *sources(config)]
     path = write_record(given.record, command, files, data, [seed.number for seed in seeds], figures)
     print(f"written: {path.relative_to(ROOT)}")

@@ -155,6 +155,13 @@ def summarise(
     }  # fmt: skip
 
 
+def data_of(configs: Sequence[Any]) -> dict[str, str | int]:
+    """Return the hashes of the files of data of resolved configs, by name; without a file the data are synthetic."""
+    found = [config["data"]["init_args"] for config in configs]
+    paths = {str(path) for one in found for part in ("", "val_", "test_") if (path := one.get(f"{part}path"))}
+    return {Path(path).name: sha256(Path(path)) for path in sorted(paths)} or {"synthetic": 0}
+
+
 def sources(config: object) -> list[Path]:
     """Return the files of this project that a resolved config leads to: its classes, and what they import."""
     text = json.dumps(config)
@@ -186,8 +193,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not given.record:
         return
     config = yaml.safe_load((seeds[0].folders[0] / "config.yaml").read_text(encoding="utf-8"))
-    source = config["data"]["init_args"].get("path")
-    data = {Path(source).name: sha256(Path(source))} if source else {"synthetic": 0}
+    source, data = config["data"]["init_args"].get("path"), data_of([config])
     words = " ".join(f"--config {path}" for path in given.config)
     words += f" --data.path {Path(source).name}" if source else ""
     folds = f" --split.folds {figures['folds']} --split.fold K" if figures["folds"] > 1 else ""

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from benchmarks.accuracy import sources
-from benchmarks.record import ROOT, sha256, write_record
+from benchmarks.accuracy import data_of, sources
+from benchmarks.record import ROOT, write_record
 from callbacks.report_files import read_json
 from datamodules.errors import DataError
 from lightning_project.members import folds_of
@@ -45,7 +45,9 @@ def runs_of(folder: Path) -> list[Path]:
 def figures_of(folder: Path) -> dict[str, Any]:
     """Return the rows of the table, without empty cells, and for an ensemble what was fitted and the simple models."""
     kind = "ensemble" if (folder / "ensemble.json").is_file() else "ablation"
-    path = folder / f"{kind}.csv" if (folder / f"{kind}.csv").is_file() else folder / "test" / "sensors.csv"
+    path = folder / f"{kind}.csv"
+    if not path.is_file():
+        path = folder / "test" / "sensors.csv"  # runs_of has seen that it is there
     rows = json.loads(pd.read_csv(path).to_json(orient="records"))
     found: dict[str, Any] = {"rows": [{k: v for k, v in row.items() if v is not None} for row in rows]}
     if kind == "ensemble":
@@ -63,15 +65,13 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--command", required=True, help="the command that made the table, without paths of a machine")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/records/NAME.json")
     given = parser.parse_args(args)
+    runs = runs_of(given.folder)
     figures = figures_of(given.folder)
     print(json.dumps(figures, indent=1, ensure_ascii=False))
     if not given.record:
         return
-    runs = runs_of(given.folder)
     configs = [yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in runs]
-    sources_of = [config["data"]["init_args"] for config in configs]
-    paths = {str(path) for one in sources_of for part in ("", "val_", "test_") if (path := one.get(f"{part}path"))}
-    data = {Path(path).name: sha256(Path(path)) for path in sorted(paths)} or {"synthetic": 0}
+    data = data_of(configs)
     seeds = sorted({int(read_json(run / "run.json")["seed"]) for run in runs})
     files = [*given.config, *sorted({path for config in configs for path in sources(config)})]
     path = write_record(given.record, given.command, files, data, seeds, figures)

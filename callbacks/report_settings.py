@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -42,6 +43,8 @@ def comparable_config(config: object) -> object:
     if isinstance(config, dict):
         dropped = {key for key in config if key in SEED_KEYS or (key.endswith(PATH_KEYS) and key != "class_path")}
         return {key: comparable_config(config[key]) for key in sorted(config) if key not in dropped}
+    if isinstance(config, str):  # a run of an earlier stage that was started from
+        return re.sub(r"\b(seed|fold)-\d+\b", r"\1-N", config)
     return [comparable_config(item) for item in config] if isinstance(config, list) else config
 
 

@@ -206,7 +206,7 @@ class PlantsData(SplitDataModule):
         )
         found = store.take(keys, stamps, read)
         self.pixels = found.pixels
-        records = self._usable(records.assign(hash=found.hashes, row=found.rows), found)
+        records = self._usable(records.assign(hash=found.hashes, row=found.rows), found, STORED if labels else None)
         return self._filtered(records) if hub is not None and labels else records
 
     def _filtered(self, records: pd.DataFrame) -> pd.DataFrame:
@@ -214,7 +214,8 @@ class PlantsData(SplitDataModule):
         self._findings += found
         return records
 
-    def _usable(self, records: pd.DataFrame, found: Decoded) -> pd.DataFrame:
+    def _usable(self, records: pd.DataFrame, found: Decoded, named: int | None) -> pd.DataFrame:
+        """Keep the records with a picture; of the others so many are named, all for ``None``."""
         good = found.rows >= 0
         if good.all():
             return records
@@ -229,7 +230,7 @@ class PlantsData(SplitDataModule):
             raise DataError(f"{message}, such as {lines[0]}; mend or remove them, or leave them out with "
                             "--data.bad_pictures drop")  # fmt: skip
         self._findings.append(Finding("unusable_picture", "warning", f"{message} and are left out.", len(bad),
-                                      bad["id"].tolist(), lines))  # fmt: skip  # all of them: nothing is lost unsaid
+                                      bad["id"].tolist()[:named], lines[:named]))  # fmt: skip
         return records[good].reset_index(drop=True)
 
     def _once(self, records: pd.DataFrame) -> pd.DataFrame:
@@ -239,15 +240,16 @@ class PlantsData(SplitDataModule):
         if again.any():
             message = f"{int(again.sum())} records repeat an earlier one (same picture, same class) and are left out."
             self._findings.append(Finding("repeated_record", "info", message, int(again.sum())))
-        crossing = records[again & (records["given"] != records.groupby(key)["given"].transform("first"))]
+        first = records.groupby(key)["given"].transform("first")
+        crossing = records[again & (records["given"] != first) & (records["given"] != "") & (first != "")]
         if len(crossing):
             where = crossing["source_file"] + ", line " + crossing["line"].astype(str) + ": " + crossing["id"]
-            message = (f"{len(crossing)} records are given for several parts, so the model is judged on what it was "
-                       "trained on; take them out of all parts but one.")  # fmt: skip
-            self._findings.append(Finding("given_for_several_parts", "leak", message, len(crossing),
+            message = (f"{len(crossing)} records are given for several parts; each is left to the first of them. "
+                       "Whoever trained on these files was judged on what it was trained on.")  # fmt: skip
+            self._findings.append(Finding("given_for_several_parts", "warning", message, len(crossing),
                                           crossing["id"].tolist()[:STORED], where.tolist()[:STORED]))  # fmt: skip
         records = records[~again].reset_index(drop=True)
-        twice = records["id"].duplicated(keep=False) & (records.groupby("id")["label"].transform("nunique") > 1)
+        twice = records.duplicated(["id", "hash"], keep=False)
         if self.conflicts == "keep" and twice.any():  # one picture under several species, which is wanted here
             named = records["id"] + " (" + records["label"] + ")"
             records = records.assign(id=records["id"].where(~twice, named))

@@ -22,7 +22,7 @@ def keep_rows(
     """Settle the region of every record, and keep those of some regions and licences, in all parts alike.
 
     Args:
-        records: Columns id, label, region, country, license, source_file, line.
+        records: Columns id, label, region, country, license, image_source, source_file, line.
         regions: Regions to keep; ``None`` keeps all.
         licences: ``permissive`` keeps what allows commercial use and changes.
 

@@ -44,7 +44,7 @@ class HubImages:
     def read(self, i: int) -> bytes:
         """Return the bytes of a picture; none for a row without one."""
         found = self._data[i][self._image]
-        if found is None:
+        if found is None or (found["bytes"] is None and not found["path"]):
             return b""
         if found["bytes"] is not None:
             return bytes(found["bytes"])

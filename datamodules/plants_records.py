@@ -200,15 +200,15 @@ def untrained(records: pd.DataFrame) -> list[Finding]:
     """Say which records given for validation or calibration are of a class that no record can train.
 
     Args:
-        records: Records with label, given, source_file and line.
+        records: Records with id, label, given, source_file and line.
     """
     trained = set(records["label"][records["given"].isin(["train", ""])])
     rows = records[records["given"].isin(["val", "calib"]) & ~records["label"].isin(trained) & (records["label"] != "")]
     if rows.empty:
         return []
     where = rows["source_file"] + ", line " + rows["line"].astype(str) + ": " + rows["label"]
-    message = (f"{rows['label'].nunique()} classes are given for validation only and cannot be learnt; move some of "
-               f"their pictures to train, or take these {len(rows)} records out.")  # fmt: skip
+    message = (f"{rows['label'].nunique()} classes are given for validation or calibration only and "
+               f"cannot be learnt; move some of their pictures to train, or take the {len(rows)} out.")  # fmt: skip
     return [Finding("class_only_in_val", "warning", message, len(rows), rows["id"].tolist()[:STORED],
                     where.tolist()[:STORED])]  # fmt: skip
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning_project import ablation_table
 from lightning_project.ablation_apart import Task, in_processes
 from lightning_project.ablation_made import combined, decided, in_rounds
 from lightning_project.ablation_plan import Cell, Plan
-from lightning_project.ablation_runs import Job, recorded, resolved, with_leaf, with_seed
+from lightning_project.ablation_runs import Job, filled, recorded, resolved, with_leaf
 from lightning_project.ablation_table import Outcome
 from lightning_project.exits import CellsFailedError
 from lightning_project.members import folds_of, ordered, pooled, stored
@@ -94,8 +95,10 @@ class _Work:
 
     def ahead(self, jobs: int) -> None:
         """Do all that trains in several processes; what they did is then found done."""
-        tasks: list[Task] = []
+        first: list[Task] = []
+        second: list[Task] = []  # cells that start from runs of others wait for all of these
         for cell in self.plan.cells:
+            tasks = second if any("{seed}" in word or "{folder}" in word for word in cell.words()) else first
             for seed in self.plan.seeds if cell.kind in ("fit", "rounds") else ():
                 for label, job in self._jobs(cell, seed):
                     if cell.kind == "fit" and job.state() == "done":
@@ -106,11 +109,13 @@ class _Work:
                     name = str(job.folder.relative_to(self.folder)).replace("/", "-")
                     what = f"{cell.name} seed {seed}{label}"
                     tasks.append(Task(job.folder, what, self.folder / f"ablate-{name}.log", work))
-        for number, (task, result, failures) in enumerate(in_processes(tasks, jobs, self.log), 1):
+        total = len(first) + len(second)
+        ended = chain.from_iterable(in_processes(tasks, jobs, self.log) for tasks in (first, second))
+        for number, (task, result, failures) in enumerate(ended, 1):
             self.failed[task.key] = failures
             if result is not None:
                 self.rounds[task.key] = result
-            print(f"{number}/{len(tasks)} {task.what}: {failures[0] if failures else 'done'}", flush=True)
+            print(f"{number}/{total} {task.what}: {failures[0] if failures else 'done'}", flush=True)
 
     def run(self) -> None:
         """Run every cell."""
@@ -159,8 +164,9 @@ class _Work:
 
     def _jobs(self, cell: Cell, seed: int) -> Iterator[tuple[str, Job]]:
         """Yield a label and the run for each fold."""
-        config = with_leaf(with_seed(self.configs[cell.name], seed), "seed_everything", seed)
-        words = with_seed([*self.common, *cell.words(), f"--seed_everything={seed}"], seed)
+        values = {"seed": seed, "folder": self.folder}
+        config = with_leaf(filled(self.configs[cell.name], values), "seed_everything", seed)
+        words = filled([*self.common, *cell.words(), f"--seed_everything={seed}"], values)
         folder = self.path(cell.name, seed)
         if not self.plan.folds:
             yield "", Job(folder, tuple(words), config)

@@ -97,20 +97,21 @@ def with_leaf(config: Mapping[str, Any], key: str, value: object) -> dict[str, A
     return {**config, first: with_leaf(config.get(first) or {}, rest, value) if rest else value}
 
 
-def with_seed(part: Part, seed: int) -> Part:
-    """Return settings with ``{seed}`` replaced in every text: a stage that starts from a run of an earlier cell.
+def filled(part: Part, values: Mapping[str, object]) -> Part:
+    """Return settings with ``{seed}`` and the like replaced in every text: how a cell names a run of an earlier one.
 
     Args:
         part: A text, or lists and mappings with texts inside.
-        seed: The seed.
+        values: What stands for each name in braces.
     """
     made: Any = part
     if isinstance(part, str):
-        made = part.replace("{seed}", str(seed))
+        for name, value in values.items():
+            made = made.replace(f"{{{name}}}", str(value))
     elif isinstance(part, Mapping):
-        made = {key: with_seed(value, seed) for key, value in part.items()}
+        made = {key: filled(value, values) for key, value in part.items()}
     elif isinstance(part, list):
-        made = [with_seed(value, seed) for value in part]
+        made = [filled(value, values) for value in part]
     return cast(Part, made)
 
 

@@ -143,7 +143,7 @@ def compare(
 def _of_language(folders: list[Path]) -> bool:
     return (
         bool(folders)
-        and files.read_json(next(iter(folds_of(folders[0]).values())) / "run.json")["system"] == "language"
+        and files.read_json(next(iter(folds_of(folders[0]).values())) / "run.json").get("system") == "language"
     )
 
 

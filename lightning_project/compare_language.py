@@ -50,8 +50,8 @@ class TextRun:
     found: TextPredictions | None
 
     @classmethod
-    def read(cls, folder: Path, stored: bool) -> "TextRun":
-        """Read a run folder, or that of its folds; ``stored`` asks for the test losses, else one network is needed.
+    def read(cls, folder: Path, stored: bool, network: bool) -> "TextRun":
+        """Read a run folder, or that of its folds; ``stored`` asks for the test losses, ``network`` for one network.
 
         Raises:
             DataError: It is no run of a language model, has no test losses, or has folds where one network is needed.
@@ -62,8 +62,8 @@ class TextRun:
         facts = files.read_json(folds[0] / "run.json")
         if facts.get("system") != "language":
             raise DataError(f"{folder} is no run of a language model; compare runs of one system")
-        if len(folds) > 1 and not stored:
-            raise DataError(f"{folder} has a network for each fold, so that no one is meant; give one: {folds[0]}")
+        if folds != [folder] and network:
+            raise DataError(f"{folder} has a network for each fold, and one has to read the text; give {folds[0]}")
         config = folds[0] / "config.yaml"
         settings = flat(
             comparable_config(yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {})
@@ -116,8 +116,8 @@ def compare_texts(
         raise DataError(f"unknown metric {', '.join(wrong) or '(none)'}; choose some of {', '.join(METRICS)}")
     if metric not in SHOWN:
         raise DataError(f"unknown metric {metric!r} of the chart; choose one of {', '.join(SHOWN)}")
-    runs = [TextRun.read(folder, stored=text is None and "perplexity" in metrics) for folder in folders]
     writes = text is not None or "bleu" in metrics or "repetition" in metrics
+    runs = [TextRun.read(folder, text is None and "perplexity" in metrics, writes) for folder in folders]
     if ("bleu" in metrics or "repetition" in metrics) and text is None and prompts is None:
         raise DataError("nothing to continue: give --prompts FILE, or --text FILE whose places are continued")
     writers = [Writer.of_run(str(run.folder)) for run in runs] if writes else []

@@ -104,8 +104,8 @@ def decide(
         cost: CSV of costs: first column and header are class names, rows the truth, columns the decision.
         calibrate_on: Part for temperature and abstention; val was used for choices before.
         answers: Accuracy that the answers must reach; the rest is abstained from.
-        new: Predictions of the run on new samples (``predict/predictions.csv``), to be answered with what was fitted:
-            ``answers.csv``.
+        new: Predictions of the run on new samples (``predict/predictions.csv``), which ``answers.csv`` then answers, or
+            abstains from, by temperature and ``answers``; rules are not applied.
         out: Folder for the results; left out: ``decide`` inside the run folder.
         bootstrap: Resamples for the intervals, by group.
 
@@ -139,9 +139,10 @@ def decide(
         raise error if isinstance(error, DataError) else DataError(f"{run}: {error}") from error
     judged = _judge(fitted, settings)
     folder = Path(out) if out else Path(run) / "decide"
-    table = decide_report.table(judged, settings.positive, bootstrap)
     facts = _facts(fitted, settings, names, calibrate_on)
     facts["back_off"] = decide_back_off.of_folds(_calibrated(fitted), answers)
+    answered = None if new is None else _answers(new, fitted, names, facts)
+    table = decide_report.table(judged, settings.positive, bootstrap)
     curves = [*judged.curves.items()]
     written = [files.write_csv(folder / f"{name}.csv", curve) for name, curve in curves]
     for rule, guess in judged.decisions.items():
@@ -155,8 +156,8 @@ def decide(
         files.write_figure(folder / "decisions.png", decision_plots.decisions(judged.curves, facts)),
         files.write_text(folder / "DECISIONS.md", decide_report.page(judged, table, facts, bootstrap)),
     ]
-    if new is not None:
-        written.append(files.write_csv(folder / "answers.csv", _answers(new, fitted, names, facts)))
+    if answered is not None:
+        written.append(files.write_csv(folder / "answers.csv", answered))
     print(decide_report.terminal(table, facts))
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
@@ -165,7 +166,8 @@ def _answers(new: str, fitted: dict[str, Fitted], names: list[str], facts: dict[
     """Answer new samples by the only fold; how sure an answer has to be was fitted on its calibration part."""
     (name, fold), *others = fitted.items()
     if others or fold.temperature is None:
-        why = "has a network for each fold" if others else "has no calibration part (fit with --split.calib 0.1)"
+        mend = "fit with --split.calib 0.1 --split.train 0.54, or give --calibrate_on val"
+        why = "has a network for each fold" if others else f"has no calibration part ({mend})"
         raise DataError(
             f"{fold.folder.parent if others else fold.folder} {why}, so that nothing can be answered with it"
         )
@@ -297,7 +299,6 @@ def _facts(fitted: dict[str, Fitted], settings: Settings, names: list[str], cali
         "recall": settings.target.recall,
         "search": settings.search,
         "rules": list(settings.rules),
-        "bounds": [min(settings.candidates), max(settings.candidates)],
         "calibrated_on": calibrate_on if all(fold.temperature for fold in fitted.values()) else None,
         "answers": settings.answers,
         "cost": settings.cost,

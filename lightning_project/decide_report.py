@@ -82,17 +82,10 @@ def terminal(frame: pd.DataFrame, facts: Mapping[str, Any]) -> str:
 
 
 def _bounds(facts: Mapping[str, Any]) -> list[str]:
-    """Warn of what ended at a bound of its search, and is no optimum."""
-    folds = facts["fitted"].items()
-    at = {
-        "temperature": [name for name, fold in folds if fold["temperature"] and fold["temperature"]["at_bound"]],
-        "threshold of rule a": [name for name, fold in folds if fold["a"] in facts["bounds"]],
-    }
-    return [
-        f"warning: the {what} of {', '.join(names)} ended at a bound of the search: it is no optimum"
-        for what, names in at.items()
-        if names
-    ]
+    at = [name for name, fold in facts["fitted"].items() if fold["temperature"] and fold["temperature"]["at_bound"]]
+    return (
+        [f"warning: the temperature of {', '.join(at)} ended at a bound of the search: it is no optimum"] if at else []
+    )
 
 
 def page(judged: Judged, frame: pd.DataFrame, facts: Mapping[str, Any], bootstrap: int) -> str:

@@ -56,7 +56,7 @@ def write_predictions_of(
     """Predict and write `predict/predictions.csv` into the run folder.
 
     Numbers that a system gives beyond probabilities, such as an anomaly, go to `predict/NAME.csv` each; what was found
-    while reading, such as a sample that cannot be used, to `predict/findings.csv`.
+    while reading new samples, such as one that cannot be used, to `predict/findings.csv`.
     A part of the run's own split (``data.predict_part``) goes to `predict/predictions_PART.npz` too, with its labels.
 
     Args:
@@ -77,15 +77,7 @@ def write_predictions_of(
         ids = datamodule.records["id"].iloc[collect.ids].tolist()
         write_predictions(path, ids, collect.prob, model.class_names)
         print(f"written: {path} ({len(collect.ids)} samples)")
-        lost = [
-            (row, line)
-            for found in datamodule.findings()
-            for row, line in zip(found.rows, found.examples, strict=False)
-        ]
-        if lost:  # an answer is missing, or about something odd
-            print(
-                f"written: {write_csv(path.with_name('findings.csv'), pd.DataFrame(lost, columns=['id', 'finding']))}"
-            )
+        _write_findings(path.with_name("findings.csv"), datamodule)
         for name, values in collect.further.items():
             print(f"written: {write_csv(path.with_name(f'{name}.csv'), pd.DataFrame({'id': ids, name: values}))}")
         if datamodule.predict_part is not None:
@@ -93,3 +85,11 @@ def write_predictions_of(
             group = rows["group"].to_numpy(str)
             found = Predictions(rows["id"].to_numpy(str), group, collect.y, collect.prob.astype(np.float32), names)
             print(f"written: {found.save(path.with_name(f'predictions_{datamodule.predict_part}.npz'))}")
+
+
+def _write_findings(path: Path, datamodule: SplitDataModule) -> None:
+    """Write a line for each case that was found in new samples; those of a part of the split are the audit's."""
+    path.unlink(missing_ok=True)  # of an earlier call
+    cases = [(found.kind, line) for found in datamodule.findings() for line in found.examples]
+    if cases and datamodule.predict_part is None:
+        print(f"written: {write_csv(path, pd.DataFrame(cases, columns=['kind', 'finding']))} ({len(cases)} findings)")

@@ -1,6 +1,7 @@
 """Ablations: the file, what a run folder says about itself, numbers against scikit-learn, and one that really runs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from datamodules.errors import DataError
 from lightning_project.ablate import ablate, ordered
 from lightning_project.ablation_made import decided
 from lightning_project.ablation_plan import Cell, Plan
-from lightning_project.ablation_runs import Job, changed, with_leaf, with_seed
+from lightning_project.ablation_runs import Job, changed, filled, with_leaf
 from lightning_project.ablation_table import Outcome, markdown, tabulate, verdict
 from lightning_project.exits import CellsFailedError
 from tests.running import ROOT, code
@@ -272,30 +273,29 @@ def test_an_ablation_runs_goes_on_and_redoes_only_what_changed(tmp_path, capsys)
     assert len(kept) == 2 and all(p.stat().st_mtime_ns == stamps[p] for p in kept)
 
 
-def test_a_setting_may_name_the_seed_at_any_depth():
-    config = {"split": {"path": "base/seed-{seed}/split.csv"}, "files": ["{seed}", 3], "epochs": 2, "none": None}
-    made = {"split": {"path": "base/seed-7/split.csv"}, "files": ["7", 3], "epochs": 2, "none": None}
-    assert with_seed(config, 7) == made and config["files"] == ["{seed}", 3]
+def test_a_setting_may_name_seed_and_folder_at_any_depth():
+    config = {"split": {"path": "{folder}/base/seed-{seed}/split.csv"}, "files": ["{seed}", 3], "epochs": 2}
+    made = {"split": {"path": "runs/a/base/seed-7/split.csv"}, "files": ["7", 3], "epochs": 2}
+    assert filled(config, {"seed": 7, "folder": "runs/a"}) == made and config["files"] == ["{seed}", 3]
 
 
 @pytest.mark.slow
-def test_a_cell_may_start_from_the_run_of_another_cell_with_its_own_seed(tmp_path):
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_a_cell_may_start_from_the_run_of_another_cell_with_its_own_seed(tmp_path, jobs):
     quick = {f"probes.{name}": False for name in ("padding", "gradients", "batch_order", "batch_size", "initial_loss")}
     common = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "report.baselines": False, **quick}
-    folder = tmp_path / "runs" / "signs" / "toy"
-    cells = {"again": {"set": {"split.path": str(folder / "base" / "seed-{seed}" / "split.csv")}}}
+    cells = {"again": {"set": {"split.path": "{folder}/base/seed-{seed}/split.csv"}}}
     path = write(tmp_path / "toy.yaml", cells=cells, set=common, seeds=[0, 3])
-    for _ in range(2):  # the second time everything is found done
-        ablate(path, bootstrap=20)
-        for seed in (0, 3):
-            kept = folder / "again" / f"seed-{seed}" / "config.yaml"
-            path_of = yaml.safe_load(kept.read_text(encoding="utf-8"))["split"]["path"]
-            assert path_of == str(folder / "base" / f"seed-{seed}" / "split.csv")
-    stamps = kept.stat().st_mtime_ns
-    ablate(path, bootstrap=20)
-    assert kept.stat().st_mtime_ns == stamps
+    ablate(path, name="own", bootstrap=20, jobs=jobs)  # with four at a time the second stage still waits for the first
+    folder = Path("runs") / "signs" / "own"
+    for seed in (0, 3):
+        config = yaml.safe_load((folder / "again" / f"seed-{seed}" / "config.yaml").read_text(encoding="utf-8"))
+        assert config["split"]["path"] == str(folder / "base" / f"seed-{seed}" / "split.csv")
     table = pd.read_csv(folder / "ablation.csv").set_index("cell")
     assert table.loc["again", "macro_f1"] == table.loc["base", "macro_f1"]  # the same split, seed and network
+    stamps = {file: file.stat().st_mtime_ns for file in folder.rglob("config.yaml")}
+    ablate(path, name="own", bootstrap=20)  # everything is found done
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("config.yaml")} == stamps and len(stamps) == 8
 
 
 @pytest.mark.slow

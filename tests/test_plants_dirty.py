@@ -2,12 +2,14 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from datamodules.synthetic.plants import make_plants
-from tests.running import code
+from tests.running import NAME, code, fitted_run
 
 
 def encoded(picture, form):
@@ -73,3 +75,22 @@ def test_every_fault_is_named_and_what_is_good_is_kept(tmp_path, capsys):
     path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     assert code(words[:-2], system="plants") == 3
     assert f"plants.jsonl, line {len(lines)}: not a complete JSON object" in capsys.readouterr().err
+
+
+def test_predict_names_what_it_could_not_use_and_forgets_what_an_earlier_call_found(tmp_path, tmp_path_factory):
+    folder = tmp_path / "runs" / "plants" / NAME
+    shutil.copytree(fitted_run(tmp_path_factory, "plants"), folder)
+    lines, faulty = write(tmp_path)
+    new, found = tmp_path / "new.jsonl", folder / "predict" / "findings.csv"
+    for wanted in (lines[:4] + lines[-len(faulty) - 2 :], lines[:4]):
+        new.write_text("".join(json.dumps(line) + "\n" for line in wanted), encoding="utf-8")
+        words = ["predict", "--config", str(folder / "config.yaml"), "--name", NAME, "--ckpt_path", "best"]
+        assert code([*words, "--data.predict_path", str(new)], config=False) == 0
+        answered = pd.read_csv(folder / "predict" / "predictions.csv")["id"].tolist()
+        if wanted == lines[:4]:
+            assert len(answered) == 4 and not found.exists()
+        else:
+            said = pd.read_csv(found)
+            said = said.loc[said["kind"] == "unusable_picture", "finding"].tolist()
+            assert len(said) == len(faulty) and len(answered) == len(wanted) - len(faulty)
+            assert all(f": {name}: " in line for name, line in zip(faulty, said, strict=True))

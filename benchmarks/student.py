@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+import yaml
 
 from benchmarks.record import ROOT, write_record
 from callbacks.report_files import Predictions, read_json
 from datamodules.errors import DataError
+from lightning_project.parser import class_at
 from modules import statistics
 
 ROUNDS, WARM = 100, 10
@@ -46,7 +47,9 @@ def latency(net: torch.nn.Module, size: int) -> float:
 
 def figures_of(folder: Path) -> dict[str, Any]:
     """Return the parameters and the time of a run's best network."""
-    model = LightningModule.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", map_location="cpu").eval()
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    system = class_at(config["model"]["class_path"])  # Lightning loads only what is imported
+    model = system.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", map_location="cpu").eval()
     net: Any = model.net
     parameters = sum(parameter.numel() for parameter in net.parameters())
     return {"backbone": net.backbone, "parameters": parameters, "milliseconds": 1000 * latency(net, net.image_size)}

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from datamodules.plants_teachers import Teachers, combined
 from datamodules.predictions import read_probabilities
 from modules.losses_distillation import distillation, soften
 from tests.fake_data.plants_student_toy import predictions
-from tests.running import code, fitted_run
+from tests.running import ROOT, code, fitted_run
 
 NAMES = ["a", "b", "c"]
 
@@ -187,6 +189,10 @@ def test_what_a_student_keeps_is_measured_on_the_same_samples(distilled):
 
     base, _ = distilled
     found = figures_of(base / "runs/plants_student/soft")
+    words = [sys.executable, "-m", "benchmarks.student", str(base / "runs/plants_student/soft"), "--bootstrap", "5"]
+    alone = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)  # nothing imported before
+    assert alone.returncode == 0, alone.stderr
+    assert f"{found['parameters']:,}" in alone.stdout
     assert found["parameters"] == sum(p.numel() for p in PlantsNet("test_vit", 8, 32).parameters())
     assert found["backbone"] == "test_vit" and found["milliseconds"] > 0
     y = np.array([0, 1, 2, 0])

@@ -189,10 +189,6 @@ def test_what_a_student_keeps_is_measured_on_the_same_samples(distilled):
 
     base, _ = distilled
     found = figures_of(base / "runs/plants_student/soft")
-    words = [sys.executable, "-m", "benchmarks.student", str(base / "runs/plants_student/soft"), "--bootstrap", "5"]
-    alone = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)  # nothing imported before
-    assert alone.returncode == 0, alone.stderr
-    assert f"{found['parameters']:,}" in alone.stdout
     assert found["parameters"] == sum(p.numel() for p in PlantsNet("test_vit", 8, 32).parameters())
     assert found["backbone"] == "test_vit" and found["milliseconds"] > 0
     y = np.array([0, 1, 2, 0])
@@ -201,6 +197,11 @@ def test_what_a_student_keeps_is_measured_on_the_same_samples(distilled):
     def said(guess, ids="wxyz"):
         return Predictions(np.array(list(ids)), np.array(list(ids)), y, np.eye(3, dtype=np.float32)[guess], names)
 
+    said([0, 1, 2, 0]).save(base / "runs/plants_student/soft/test/predictions_test.npz")
+    words = [sys.executable, "-m", "benchmarks.student", str(base / "runs/plants_student/soft"), "--bootstrap", "5"]
+    alone = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)  # nothing imported before
+    assert alone.returncode == 0, alone.stderr
+    assert f"{found['parameters']:,}" in alone.stdout
     accuracy = kept(said([0, 1, 2, 0]), said([0, 1, 0, 1]), 50)["accuracy"]
     assert accuracy["value"] == 0.5 and accuracy["difference"][0] == -0.5
     assert accuracy["difference"][1] <= -0.5 <= accuracy["difference"][2] <= 0

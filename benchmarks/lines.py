@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.accuracy import sources
-from benchmarks.record import sha256, write_record
+from benchmarks.accuracy import data_of, sources
+from benchmarks.record import write_record
 from callbacks.report_files import read_json
 from lightning_project import figures as measures
 from lightning_project.members import folds_of, pooled, stored
@@ -72,10 +72,9 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     first = next(iter(folds_of(given.run).values()))
     config = yaml.safe_load((first / "config.yaml").read_text(encoding="utf-8"))
-    source = config["data"]["init_args"].get("path")
-    data: dict[str, str | int] = {Path(source).name: sha256(Path(source))} if source else {"synthetic": 0}
     seed = int(read_json(first / "run.json")["seed"])
-    path = write_record(given.record, given.command, [*given.config, *sources(config)], data, [seed], figures)
+    files = [*given.config, *sources(config)]
+    path = write_record(given.record, given.command, files, data_of([config]), [seed], figures)
     print(f"written: benchmarks/records/{path.name}")
 
 

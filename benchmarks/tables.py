@@ -1,8 +1,8 @@
 """A record of the table that a verb wrote: ``python -m benchmarks.tables FOLDER --config FILE ... --record NAME``.
 
 FOLDER is that of an ensemble (``ensemble.csv``), of an ablation (``ablation.csv``), or of a run that was judged with
-its sensors spoilt (``test/sensors.csv``). The record holds the table, the
-hashes of the configs and of all code that the runs behind it lead to, and the seeds of these runs.
+its sensors spoilt (``test/sensors.csv``). The record holds the table, the hashes of the configs and of all code that
+the runs behind it lead to, and the seeds of these runs.
 """
 
 import argparse

@@ -118,11 +118,11 @@ def filled(part: Part, values: Mapping[str, object]) -> Part:
 def changed(wanted: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
     """Return the settings that differ; what a resumed run has read from its data does not count."""
     system = class_at(wanted["model"]["class_path"])
-    filled = {f"model.init_args.{name}" for name in (*system.SIZES, *system.FILLED_IN)}
+    from_data = {f"model.init_args.{name}" for name in (*system.SIZES, *system.FILLED_IN)}
     one, other = (_flat({k: v for k, v in config.items() if k not in _OF_ONE_CALL}) for config in (wanted, kept))
     names = sorted(one.keys() | other.keys())
     return [
-        name for name in names if one.get(name) != other.get(name) and not (name in filled and one.get(name) is None)
+        name for name in names if one.get(name) != other.get(name) and not (name in from_data and one.get(name) is None)
     ]
 
 

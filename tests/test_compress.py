@@ -72,10 +72,11 @@ def rows(fitted):
 
 def test_each_way_is_a_row_beside_the_model(rows, fitted):
     assert [row["model"] for row in rows] == [
-        *("as trained", "int8", "pruned 60%", "pruned 60%, int8"),
+        *("as trained", "int8", "trained on, whole", "pruned 60%", "pruned 60%, int8"),
         f"student {fitted.name}",
     ]
-    trained, int8, pruned, _, student = rows
+    trained, int8, whole, pruned, _, student = rows
+    assert whole["zeros"] == 0 and whole["ratio"] != 1  # the same steps, no weight away
     assert pruned["zeros"] == pytest.approx(0.6, abs=0.01) and pruned["bytes"] == trained["bytes"]
     assert int8["ratio"] == pytest.approx(1, abs=0.05) and int8["zeros"] is None
     assert student["ratio"] == student["ratio_low"] == student["ratio_high"] == 1  # here it is the model itself

@@ -137,6 +137,17 @@ CASES["language"] = {  # about 30 batches an epoch
         20,
         18,
     ),
+    "matrices_by_muon": (
+        [
+            {
+                "model": {
+                    "init_args": {"optimizer": {"class_path": "modules.muon.MuonAdamW", "init_args": {"lr": 3.0e-3}}}
+                }
+            }
+        ],
+        20,
+        18,
+    ),
 }
 CASES["gcode_encoder"] = {
     "workers_accumulation_mixing_noise_and_missing_boards": (

@@ -34,7 +34,8 @@ class Candidate:
         size: Bytes of the weights as a file.
         packed: Bytes of that file, packed.
         zeros: Share of zeros among the weights that can be pruned; NaN where they are no plain numbers.
-        seconds: Time of a token.
+        net: The network.
+        control: Stands there to compare with; it is never recommended.
     """
 
     name: str
@@ -42,7 +43,8 @@ class Candidate:
     size: int
     packed: int
     zeros: float
-    seconds: float
+    net: Any
+    control: bool = False
 
 
 def compress(
@@ -81,14 +83,14 @@ def compress(
         raise UsageError("compress needs 0 < sparsity < 1, steps >= 0, lr > 0 and worse >= 0")
     writer = Writer.of_run(ckpt_path, name, runs, "cpu")
     data, chosen = writer.data(), methods or ["int8", "prune"]
-    found = [_judged("as trained", writer, writer.net, data)]
+    found = [_judged("as trained", writer, writer.net, data, control=True)]
     if "int8" in chosen:
         found.append(_judged("int8", writer, to_int8(writer.net), data))
     if {"prune", "prune_int8"} & set(chosen):
         if steps:  # what the further steps alone are worth
             whole = copy.deepcopy(writer.net)
             train_on(writer, whole, data, {}, steps, lr, seed)
-            found.append(_judged("trained on, whole", writer, whole, data))
+            found.append(_judged("trained on, whole", writer, whole, data, control=True))
         pruned = copy.deepcopy(writer.net)
         train_on(writer, pruned, data, magnitude_masks(pruned, sparsity), steps, lr, seed)
         if "prune" in chosen:
@@ -98,8 +100,10 @@ def compress(
             found.append(_judged(f"pruned {sparsity:.0%}, int8", writer, to_int8(pruned), data))
     if student is not None:
         found.append(_student(student, writer))
-    table = pd.DataFrame([row_of(one, found[0]) for one in found])
-    table["recommended"] = [i > 0 and wins(dict(row), worse) for i, (_, row) in enumerate(table.iterrows())]
+    seconds = seconds_per_token([one.net for one in found], writer.window)
+    rows = [row_of(one, found[0], own, seconds[0]) for one, own in zip(found, seconds, strict=True)]
+    recommended = [not one.control and wins(row, worse) for one, row in zip(found, rows, strict=True)]
+    table = pd.DataFrame(rows).assign(recommended=recommended)
     page = _page(table, writer, worse, steps)
     print(page)
     folder = writer.folder / "compress"
@@ -136,7 +140,7 @@ def train_on(writer: Writer, net: Any, data: Any, masks: Masks, steps: int, lr: 
     net.eval()
 
 
-def _judged(name: str, writer: Writer, net: Any, data: Any) -> Candidate:  # noqa: ANN401
+def _judged(name: str, writer: Writer, net: Any, data: Any, control: bool = False) -> Candidate:  # noqa: ANN401
     """Score the validation part with a network in place of the run's own."""
     model, counts = writer.model, data.counts("val")
     place = {int(document): i for i, document in enumerate(counts["document"])}
@@ -156,7 +160,7 @@ def _judged(name: str, writer: Writer, net: Any, data: Any) -> Candidate:  # noq
     finally:
         model.net = own
     units = {unit: counts[f"n_{unit}"].to_numpy(float) for unit in ("tokens", "words", "bytes")}
-    return Candidate(name, {"nll": nll, **units}, *sizes(net), zero_share(net), seconds_per_token(net, writer.window))
+    return Candidate(name, {"nll": nll, **units}, *sizes(net), zero_share(net), net, control)
 
 
 def _student(path: str, teacher: Writer) -> Candidate:
@@ -171,8 +175,14 @@ def wins(row: dict[str, Any], worse: float) -> bool:
     return bool(row["ratio_high"] <= 1 + worse and min(row["size"], row["time"]) <= SMALLER)
 
 
-def row_of(one: Candidate, first: Candidate) -> dict[str, Any]:
+def row_of(one: Candidate, first: Candidate, seconds: float, first_seconds: float) -> dict[str, Any]:
     """Return the figures of a model beside those of the first.
+
+    Args:
+        one: A model.
+        first: The one that it is compared with.
+        seconds: Time of a token.
+        first_seconds: That of the first.
 
     Raises:
         DataError: The two were judged on different text.
@@ -194,21 +204,26 @@ def row_of(one: Candidate, first: Candidate) -> dict[str, Any]:
         "packed_bytes": one.packed,
         "size": one.size / first.size,
         "zeros": one.zeros,
-        "ms_per_token": 1000 * one.seconds,
-        "time": one.seconds / first.seconds,
+        "ms_per_token": 1000 * seconds,
+        "time": seconds / first_seconds,
     }
 
 
-def seconds_per_token(net: Any, window: int, rounds: int = 5) -> float:  # noqa: ANN401
-    """Return the median time of a token that is written alone, with keys and values kept, up to a full window."""
-    length, times = min(window, 64), []
+def seconds_per_token(nets: list[Any], window: int, rounds: int = 9) -> list[float]:
+    """Return the median time of a token that is written alone, keys and values kept, for each network.
+
+    The networks take turns, round by round: what slows the machine down for a while slows all of them.
+    """
+    length = min(window, 64)
+    times: list[list[float]] = [[] for _ in nets]
     for _ in range(rounds):
-        reader, token = WindowReader(net, 1, window), torch.zeros(1, 1, dtype=torch.long)
-        start = time.perf_counter()
-        for _ in range(length):
-            token = reader.read(token).argmax(-1, keepdim=True)
-        times.append((time.perf_counter() - start) / length)
-    return float(np.median(times))
+        for net, own in zip(nets, times, strict=True):
+            reader, token = WindowReader(net, 1, window), torch.zeros(1, 1, dtype=torch.long)
+            start = time.perf_counter()
+            for _ in range(length):
+                token = reader.read(token).argmax(-1, keepdim=True)
+            own.append((time.perf_counter() - start) / length)
+    return [float(np.median(own)) for own in times]
 
 
 def _keep(writer: Writer, net: Any) -> None:  # noqa: ANN401

@@ -77,6 +77,7 @@ def test_each_way_is_a_row_beside_the_model(rows, fitted):
     ]
     trained, int8, whole, pruned, _, student = rows
     assert whole["zeros"] == 0 and whole["ratio"] != 1  # the same steps, no weight away
+    assert whole["recommended"] is False  # whatever its time: it is there to compare with
     assert pruned["zeros"] == pytest.approx(0.6, abs=0.01) and pruned["bytes"] == trained["bytes"]
     assert int8["ratio"] == pytest.approx(1, abs=0.05) and int8["zeros"] is None
     assert student["ratio"] == student["ratio_low"] == student["ratio_high"] == 1  # here it is the model itself
@@ -105,15 +106,16 @@ def test_pruned_weights_are_a_checkpoint_like_any_other(rows, fitted):
 
 def test_a_way_has_to_win_to_be_recommended():
     sums = {"nll": np.full(20, 100.0), **{unit: np.full(20, 50.0) for unit in ("tokens", "words", "bytes")}}
-    first = verb.Candidate("as trained", sums, 100, 90, 0.0, 1.0)
-    cases = [
-        (verb.Candidate("smaller", sums, 50, 45, 0.0, 1.0), True),
-        (verb.Candidate("faster", sums, 100, 90, 0.0, 0.5), True),
-        (verb.Candidate("no better", sums, 95, 90, 0.0, 0.95), False),
-        (verb.Candidate("worse text", {**sums, "nll": sums["nll"] * 1.05}, 50, 45, 0.0, 0.5), False),
+    first = verb.Candidate("as trained", sums, 100, 90, 0.0, None)
+    cases = [  # name, sums, bytes, seconds a token (the first has 1), whether it wins
+        ("smaller", sums, 50, 1.0, True),
+        ("faster", sums, 100, 0.5, True),
+        ("no better", sums, 95, 0.95, False),
+        ("worse text", {**sums, "nll": sums["nll"] * 1.05}, 50, 0.5, False),
     ]
-    for one, expected in cases:
-        assert verb.wins(verb.row_of(one, first), worse=0.01) is expected, one.name
+    for name, own, size, seconds, expected in cases:
+        row = verb.row_of(verb.Candidate(name, own, size, 45, 0.0, None), first, seconds, 1.0)
+        assert verb.wins(row, worse=0.01) is expected, name
 
 
 @pytest.mark.parametrize("words", [["--sparsity", "1"], ["--steps", "-1"], ["--lr", "0"], ["--worse", "-0.1"]])

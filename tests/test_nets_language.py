@@ -252,6 +252,23 @@ def test_the_copying_head_gives_mass_to_words_of_the_window_and_of_the_memory(to
     assert after[seen].sum() > 0.9
 
 
+@pytest.mark.parametrize("from_memory", [False, True])
+def test_what_is_not_copied_is_right_where_nearly_all_is_copied(from_memory):
+    torch.manual_seed(0)
+    copy = language_parts.Copy(8, 4, memory=True)
+    with torch.no_grad():  # nearly all goes to the window, or to the memory, which find what they look for
+        copy.share.bias.copy_(torch.tensor([-30.0, 15.0] if from_memory else [15.0, -30.0]))
+        for linear in (copy.key, copy.query):
+            linear.weight.copy_(40 * torch.eye(4, 8))
+    hidden, nothing = torch.ones(1, 3, 8), torch.tensor([2e-7])
+    found = language_parts.Found(torch.ones(1, 3, 1) - nothing, nothing.expand(1, 3), torch.zeros(1, 1).long())
+    copied = copy(hidden, torch.zeros(1, 3).long(), None, found)
+    shares = torch.tensor([0.0, *copy.share.bias.tolist()]).double().softmax(0)
+    # the window finds nothing at the first position only
+    expected = shares[0] + shares[2] * 2e-7 + shares[1] * torch.tensor([1.0, 0.0, 0.0]).double()
+    torch.testing.assert_close(copied.log_rest[0].double(), expected.log(), rtol=0, atol=1e-5)
+
+
 def test_each_dropout_changes_training_only():
     tokens = torch.randint(VOCAB, (2, 12))
     for name in vars(Dropouts()):

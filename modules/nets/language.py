@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modules.nets.language_parts import Block, Cache, Copy, Exploration, Noise, TokenLoss, locked_dropout
+from modules.nets.language_parts import Block, Cache, Copy, Exploration, Found, Noise, TokenLoss, locked_dropout
 from modules.nets.memory import Memory, Slots, State, build_memory
 
 Outputs = dict[str, Tensor]
@@ -196,7 +196,7 @@ class LanguageTransformer(nn.Module):
         maps: list[Tensor] | None = [] if look else None
         x = self._embed(tokens, past)
         after: State | None = None
-        found: tuple[Tensor, Tensor] | None = None
+        found: Found | None = None
         for index, block in enumerate(self.blocks):
             if index == self.memory_at:
                 x, after, found = self._recall(x, tokens, starts, write, state, cache)
@@ -213,7 +213,7 @@ class LanguageTransformer(nn.Module):
         if maps is not None:
             out["attention"] = torch.stack(maps)
             if found is not None:
-                out["slots"] = found[0]
+                out["slots"] = found.weight
         if cache is not None:
             cache.length += tokens.shape[1]
         return out
@@ -235,7 +235,7 @@ class LanguageTransformer(nn.Module):
         write: Tensor | None,
         state: State | None,
         cache: Cache | None,
-    ) -> tuple[Tensor, State | None, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, State | None, Found | None]:
         """Write what was held, read, and hold this segment."""
         if self.memory is None:
             return x, None, None
@@ -243,10 +243,10 @@ class LanguageTransformer(nn.Module):
             state = self.memory.empty(tokens.shape[0], tokens.shape[1], x.device)
         slots = self.memory.write(state)
         store = cache.layer(len(self.blocks)) if cache is not None else None  # behind those of the blocks
-        read, weight = self.memory.read(x, slots, starts.cumsum(1) == 0, store)
+        read, weight, nothing = self.memory.read(x, slots, starts.cumsum(1) == 0, store)
         write = torch.ones_like(starts) if write is None else write
         after = self.memory.hold(slots, x, tokens, starts, write, weight.mean(1))
-        return read, after, (weight, slots["token"])
+        return read, after, Found(weight, nothing, slots["token"])
 
     def _answer(
         self,
@@ -254,7 +254,7 @@ class LanguageTransformer(nn.Module):
         tokens: Tensor,
         targets: Tensor | None,
         cache: Cache | None,
-        found: tuple[Tensor, Tensor] | None,
+        found: Found | None,
         last: bool,
     ) -> Outputs:
         x = locked_dropout(hidden, self.dropouts.output_dropout, self.training)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+TINY = 1e-20  # the smallest probability that is told from nothing
+
 
 def locked_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Drop features (B, T, W) with one mask a row, the same at all positions (variational dropout)."""
@@ -171,6 +173,21 @@ def _weights(q: Tensor, k: Tensor, past: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What the reads of a memory found.
+
+    Attributes:
+        weight: (B, T, S) weight of each slot.
+        nothing: (B, T) weight of no slot: what is missing of 1.
+        token: (B, S) what each slot stands for.
+    """
+
+    weight: Tensor
+    nothing: Tensor
+    token: Tensor
+
+
+@dataclass(frozen=True)
 class Copied:
     """What the copying head found.
 
@@ -179,7 +196,8 @@ class Copied:
         window_tokens: (B, N).
         slots: (B, T, S) weight of each memory slot, or ``None``.
         slot_tokens: (B, S), or ``None``.
-        log_rest: (B, T) logarithm of the probability left to the vocabulary.
+        log_rest: (B, T) logarithm of the probability left to the vocabulary, a sum of what is not copied: one minus
+            what is copied would be rounding alone where nearly all of it is.
     """
 
     window: Tensor
@@ -216,16 +234,14 @@ class Copy(nn.Module):
             self.share.weight.zero_()
             self.share.bias.fill_(-3.0)
 
-    def forward(
-        self, hidden: Tensor, tokens: Tensor, store: dict[str, Tensor] | None, found: tuple[Tensor, Tensor] | None
-    ) -> Copied:
+    def forward(self, hidden: Tensor, tokens: Tensor, store: dict[str, Tensor] | None, found: Found | None) -> Copied:
         """Find what may be copied.
 
         Args:
             hidden: (B, T, W) states before the head.
             tokens: (B, T) input tokens.
             store: The head's part of a cache.
-            found: Read weights (B, T, S) and tokens (B, S) of the memory.
+            found: What the memory found.
         """
         key, past = self.key(hidden), 0
         if store is not None:
@@ -236,21 +252,23 @@ class Copy(nn.Module):
         place = torch.arange(past, past + hidden.shape[1], device=hidden.device).unsqueeze(1)
         may = torch.arange(1, key.shape[1], device=hidden.device) <= place
         score = score.masked_fill(~may, -1e9)
-        window = torch.cat([score.new_zeros(*score.shape[:2], 1), score], 2).softmax(2)[..., 1:]
+        window = torch.cat([score.new_zeros(*score.shape[:2], 1), score], 2).softmax(2)
         share = self.share(hidden).float()
-        share = share - F.softplus(share.logsumexp(2, keepdim=True))  # log-softmax beside a fixed zero
-        window = window * share[..., :1].exp()
-        slots = found[0].float() * share[..., 1:].exp() if found is not None else None
-        used = window.sum(2) + (slots.sum(2) if slots is not None else 0)
-        rest = torch.log1p(-used.clamp(max=1 - 1e-6))
-        return Copied(window, tokens[:, 1:], slots, found[1] if found is not None else None, rest)
+        share = torch.cat([torch.zeros_like(share[..., :1]), share], 2).softmax(2)  # vocabulary, window, memory
+        rest = share[..., 0] + share[..., 1] * window[..., 0]
+        window = window[..., 1:] * share[..., 1:2]
+        if found is None:
+            return Copied(window, tokens[:, 1:], None, None, rest.clamp_min(TINY).log())
+        rest = rest + share[..., 2] * found.nothing
+        slots = found.weight.float() * share[..., 2:]
+        return Copied(window, tokens[:, 1:], slots, found.token, rest.clamp_min(TINY).log())
 
     def mix_targets(self, nll: Tensor, copied: Copied, targets: Tensor) -> Tensor:
         """Return the mixture's negative log-likelihood (B, T) of targets from the vocabulary's; 0 without a target."""
         hit = (copied.window * (copied.window_tokens.unsqueeze(1) == targets.unsqueeze(2))).sum(2)
         if copied.slots is not None and copied.slot_tokens is not None:
             hit = hit + (copied.slots * (copied.slot_tokens.unsqueeze(1) == targets.unsqueeze(2))).sum(2)
-        mixed = -torch.logaddexp(copied.log_rest - nll, hit.clamp_min(1e-20).log())
+        mixed = -torch.logaddexp(copied.log_rest - nll, hit.clamp_min(TINY).log())
         return torch.where(targets >= 0, mixed, 0.0)
 
     def mix_all(self, logits: Tensor, copied: Copied) -> Tensor:
@@ -263,7 +281,7 @@ class Copy(nn.Module):
         prob = add(copied.window, copied.window_tokens)
         if copied.slots is not None and copied.slot_tokens is not None:
             prob = add(copied.slots, copied.slot_tokens)
-        return prob.clamp_min(1e-20).log()
+        return prob.clamp_min(TINY).log()
 
 
 @dataclass(frozen=True)

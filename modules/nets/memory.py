@@ -153,7 +153,7 @@ class Memory(nn.Module):
 
     def read(
         self, hidden: Tensor, slots: State, open_to: Tensor, store: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Read for each position.
 
         Args:
@@ -163,7 +163,8 @@ class Memory(nn.Module):
             store: The memory's part of a cache, where a segment is read in pieces.
 
         Returns:
-            (B, T, W) the states with what was read added, and (B, T, S) read weights; a row may add up to less than 1.
+            (B, T, W) the states with what was read added; (B, T, S) read weights; (B, T) the weight of reading nothing,
+            which is what a row of the others is short of 1.
         """
         raise TypeError(f"{type(self).__name__} must define read")
 
@@ -252,7 +253,7 @@ class KeyedMemory(Memory):
 
     def read(
         self, hidden: Tensor, slots: State, open_to: Tensor, store: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Read for each position; see :meth:`Memory.read`."""
         x = self.norm(hidden)
         before, earlier = self.norm(slots["key"].unflatten(2, (2, -1)).to(self.norm.weight.dtype)).unbind(2)
@@ -262,10 +263,12 @@ class KeyedMemory(Memory):
         worth = F.logsigmoid(self.worth(slots["value"])).masked_fill(slots["importance"] <= 0, _CLOSED)
         score = score + worth[:, None, None, :]
         nothing = self.nothing.view(1, -1, 1, 1).expand(score.shape[0], -1, score.shape[2], 1)
-        weight = torch.cat([nothing.float(), score], 3).softmax(3)[..., 1:] * open_to[:, None, :, None]
+        weight = torch.cat([nothing.float(), score], 3).softmax(3)
+        nothing = torch.where(open_to.unsqueeze(1), weight[..., 0], 1.0).mean(1)
+        weight = weight[..., 1:] * open_to[:, None, :, None]
         value = self._heads(self.value(self.norm(slots["value"].to(self.norm.weight.dtype))))
         found = (weight.to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        return hidden + torch.tanh(self.gate(x)) * self.out(found), weight.mean(1)
+        return hidden + torch.tanh(self.gate(x)) * self.out(found), weight.mean(1), nothing
 
 
 class BriefMemory(Memory):
@@ -317,16 +320,17 @@ class BriefMemory(Memory):
 
     def read(
         self, hidden: Tensor, slots: State, open_to: Tensor, store: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Read for each position; see :meth:`Memory.read`."""
         level = self.integration(hidden)
         score = self.reads(torch.cat([hidden, level.to(hidden.dtype)], 2)).float()
         score = score + self.content(hidden).float() @ slots["key"].mT / self.sizes.width**0.5
         worth = slots["importance"].clamp_min(1e-6).log().masked_fill(slots["importance"] <= 0, _CLOSED)
-        full = (slots["importance"] > 0).any(1)[:, None, None]
-        weight = (score + worth.unsqueeze(1)).softmax(2) * (full & open_to.unsqueeze(2))
+        full = (slots["importance"] > 0).any(1, keepdim=True)
+        open_to = open_to & full
+        weight = (score + worth.unsqueeze(1)).softmax(2) * open_to.unsqueeze(2)
         found = self.enhance((weight @ slots["value"]).to(hidden.dtype))
-        return hidden + torch.tanh(self.gate) * found * open_to.unsqueeze(2), weight
+        return hidden + torch.tanh(self.gate) * found * open_to.unsqueeze(2), weight, (~open_to).float()
 
 
 class Integration(nn.Module):

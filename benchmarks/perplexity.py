@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from benchmarks.accuracy import sources
@@ -60,7 +61,7 @@ def summarise(groups: Sequence[Sequence[Path]], bootstrap: int = 1000, part: str
 
 
 def _parts(folders: Sequence[Path], stage: str) -> dict[str, Any]:
-    """What the stages of the seeds say beside: validation, memory off and shuffled, cache, questions, protocol."""
+    """What the stages of the seeds say beside: validation, memory, exploration, cache, questions, protocol."""
     facts = [read_json(folder / "run.json") for folder in folders]
     judged = [read_json(folder / stage / "metrics.json") for folder in folders]
     other = [read_json(folder / beside / "metrics.json") for folder in folders for beside in ("validate", "fit")]
@@ -88,11 +89,18 @@ def _parts(folders: Sequence[Path], stage: str) -> dict[str, Any]:
                 "word_perplexity": [entry["values"]["word_perplexity"] for entry in found],
                 "difference": [entry.get("difference", {}).get("word_perplexity") for entry in found],
             }
-    for key in ("cache", "recall"):
-        found = [one[key] for one in judged if key in one]
-        if found:
-            row[key] = found
-    return row
+    chosen = [one["generation"]["off_likeliest"] for one in judged if "off_likeliest" in one.get("generation", {})]
+    also = {"noise": [noise for folder in folders if (noise := _noise(folder))], "off_likeliest": chosen}
+    also |= {key: [one[key] for one in judged if key in one] for key in ("cache", "recall")}
+    return row | {key: found for key, found in also.items() if found}
+
+
+def _noise(folder: Path) -> dict[str, float]:
+    """Return the first and the last scale of the noise of training with exploration, empty without."""
+    path = folder / "training_log.csv"
+    log = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    scales = log["train/noise"].dropna().tolist() if "train/noise" in log else []
+    return {"first": scales[0], "last": scales[-1]} if scales else {}
 
 
 def _name(folder: Path) -> str:

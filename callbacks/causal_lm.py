@@ -24,7 +24,7 @@ class Scored:
 
     Attributes:
         nll: (D,) nats. tokens: (D,) of the model's own pieces. window: Tokens of context at most. stride: Tokens that
-            each window adds. parameters: Size of the model.
+            each window adds. parameters: Size of the model. closed: Whether the token that ends each document is in.
     """
 
     nll: np.ndarray
@@ -32,11 +32,18 @@ class Scored:
     window: int
     stride: int
     parameters: int
+    closed: bool
 
 
 @torch.inference_mode()
 def score(
-    source: str, texts: Sequence[str], window: int, stride: int, device: torch.device, batch_size: int = 4
+    source: str,
+    texts: Sequence[str],
+    window: int,
+    stride: int,
+    device: torch.device,
+    closed: bool,
+    batch_size: int = 4,
 ) -> Scored:
     """Return the loss of every document, whole and without padding; each starts behind the beginning-of-text token.
 
@@ -46,6 +53,7 @@ def score(
         window: Tokens of context at most; a model with fewer positions is given as many as it has.
         stride: New tokens of each window.
         device: Where to compute.
+        closed: Score the model's end of text after each document, where it has one, as a run's own model does.
         batch_size: Windows at once.
 
     Raises:
@@ -62,7 +70,8 @@ def score(
     most = getattr(model.config, "max_position_embeddings", None)
     window = min(window, most) if most else window
     stride = min(stride, window)
-    ids = [[begin, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]] for text in texts]
+    end = [tokenizer.eos_token_id] if closed and tokenizer.eos_token_id is not None else []
+    ids = [[begin, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], *end] for text in texts]
     plan = [(d, w) for d, document in enumerate(ids) for w in windows(len(document), window, stride)]
     plan.sort(key=lambda item: item[1][1] - item[1][0])  # windows of one length together
     nll = np.zeros(len(texts))
@@ -71,7 +80,7 @@ def score(
         for document, value in _losses(model, ids, plan[first : first + batch_size], device):
             nll[document] += value
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Scored(nll, np.array([len(document) - 1 for document in ids]), window, stride, parameters)
+    return Scored(nll, np.array([len(document) - 1 for document in ids]), window, stride, parameters, bool(end))
 
 
 def _losses(

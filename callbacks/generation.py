@@ -49,8 +49,9 @@ class Generation(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take up the samples of a run that is resumed, but for those of epochs that come again."""
         path = _path(trainer)
-        kept = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self.rows = [row for row in map(json.loads, kept) if row["epoch"] < trainer.current_epoch]
+        # `splitlines` would cut at further characters, such as U+2028, that a text may hold
+        kept = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        self.rows = [row for row in map(json.loads, filter(None, kept)) if row["epoch"] < trainer.current_epoch]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the samples; all processes do, for a network may lie in shards."""

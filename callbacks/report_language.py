@@ -139,7 +139,8 @@ class LanguageJudgement(pl.Callback):
             "counts": {name: int(getattr(found, f"n_{name}").sum()) for name in ("tokens", "words", "bytes")},
             "protocol": {"window": data.window, "stride": data.stride, "vocabulary": data.vocab_size},
             "entropy_per_word": entropy,
-            "flags": perplexity.flags(values["perplexity"], data.vocab_size, floor),
+            "explored": getattr(module.net, "noise", None) is not None,
+            "flags": perplexity.flags(values["perplexity"], data.vocab_size, floor, values["word_perplexity"]),
             "baselines": {},
         }
         others, notes = self._others(trainer, module, part, baselines)
@@ -178,9 +179,9 @@ class LanguageJudgement(pl.Callback):
             from callbacks import causal_lm  # transformers takes seconds to import
 
             texts = [data.text(rows[name]) for name in found.id]
-            other = causal_lm.score(source, texts, data.window, data.stride, module.device)
-            name = f"{Path(source).name} ({other.parameters / 1e6:.0f}M, window {other.window}, stride {other.stride})"
-            result[name] = found.with_losses(other.nll, other.tokens)
+            closes = data.tokenizer.closes
+            other = causal_lm.score(source, texts, data.window, data.stride, module.device, closes)
+            result[causal_name(source, other, closes)] = found.with_losses(other.nll, other.tokens)
         for folder in self.beside:
             other_run = TextPredictions.load(
                 Path(folder) / ("test" if part == "test" else "fit") / f"predictions_{part}.npz"
@@ -297,6 +298,13 @@ def predictions(data: Any, part: str, scored: Scored) -> tuple[TextPredictions, 
     columns = {name: counts[name].to_numpy(np.int64)[whole] for name in ("n_tokens", "n_words", "n_bytes")}
     ids, group = records["id"].to_numpy(str), records["group"].to_numpy(str)
     return TextPredictions(ids, group, nll[whole], **columns), whole
+
+
+def causal_name(source: str, other: Any, closes: bool) -> str:  # noqa: ANN401  # causal_lm.Scored; see the import there
+    """Name another causal model, with what makes its figures differ in kind from those of a model that closes texts."""
+    short = ", without the end of each document" if closes and not other.closed else ""
+    size = f"{other.parameters / 1e6:.0f}M"
+    return f"{Path(source).name} ({size}, window {other.window}, stride {other.stride}{short})"
 
 
 def beside(

@@ -8,6 +8,7 @@ from callbacks.report_language_files import TextPredictions
 from datamodules.ngram import KneserNey, unigram_log_prob
 
 END = "\n"  # no word holds one, so the end of a line is a word of its own
+CLOSE = ""  # no word is empty: the end of a document, where the model says it, too
 
 
 def counting_models(
@@ -43,7 +44,8 @@ def counting_models(
     words, unknown = _by_words(data, part, order)
     if words is None:
         return result, {f"{name}, words": f"not run ({unknown} words of this part are not in the training text)"}
-    return result | {f"{name}, words": found.with_losses(words[kept], found.n_words)}, {}
+    counts = found.n_words + int(data.tokenizer.closes)
+    return result | {f"{name}, words": found.with_losses(words[kept], counts)}, {}
 
 
 def _by_words(data: Any, part: str, order: int) -> tuple[np.ndarray | None, int]:  # noqa: ANN401
@@ -61,4 +63,5 @@ def _by_words(data: Any, part: str, order: int) -> tuple[np.ndarray | None, int]
 
 def _words(data: Any, part: str) -> list[list[str]]:  # noqa: ANN401
     texts = (data.text(row).removesuffix("\n") for row in data.documents(part))
-    return [[word for line in text.split("\n") for word in (*line.split(), END)] for text in texts]
+    last = [CLOSE] if data.tokenizer.closes else []
+    return [[word for line in text.split("\n") for word in (*line.split(), END)] + last for text in texts]

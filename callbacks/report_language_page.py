@@ -9,6 +9,7 @@ import pandas as pd
 
 from callbacks import report_files as files
 from callbacks import report_text
+from callbacks.report_language_score import LOOK_BATCHES
 from callbacks.report_language_targets import gap_to_train
 from callbacks.report_tables import number, table
 from callbacks.report_targets import REACHED, aim
@@ -19,6 +20,8 @@ LABELS = {
     "bits_per_byte": "bits per byte",
     "nll": "nats per token",
 }
+_DASH = number(None)
+OF_HOPE = {True: "reached", False: "not reached", None: _DASH}  # None: it does not compare with the brief's
 SAMPLES = 5  # shown on the page; samples.csv has them all
 ARTIFACTS = (
     ("checkpoints/best.ckpt", "checkpoint of the best epoch, with its vocabulary"),
@@ -176,6 +179,10 @@ def _uses(root: Path, metrics: Mapping[str, Any], stage: str) -> str:
     if not found:
         return ""
     text = "## Attention and memory\n\n" + table(["", ""], [[k.replace("_", " "), number(v)] for k, v in found.items()])
+    text += (
+        f"\n\nAttention and reads: of {LOOK_BATCHES} batches at most, spread evenly over the part. "
+        "Writes and importance: of every segment that goes on with a document."
+    )
     for name in ("attention", "slots"):
         if (root / stage / f"{name}.png").is_file():
             text += f"\n\n![{name}]({stage}/{name}.png)"
@@ -202,12 +209,12 @@ def _generation(root: Path, metrics: Mapping[str, Any], stage: str) -> str:
 
 def _panel(metrics: Mapping[str, Any]) -> str:
     rows = [
-        [r["name"], r["hope"], number(r["value"], 3), "reached" if r["reached"] else "**not reached**", r["note"]]
+        [r["name"], r["hope"], number(r["value"], 3), {**OF_HOPE, False: "**not reached**"}[r["reached"]], r["note"]]
         for r in metrics["panel"]
     ]
     about = (
-        "The brief hoped for this on WikiText-2, in pieces of GPT-2; on other text or with another vocabulary the "
-        "perplexities show the scale, no more.\n\n"
+        "The brief hoped for this on WikiText-2, in pieces of GPT-2; on made text or with another vocabulary the "
+        f"perplexities per token do not compare and are not judged ({_DASH}).\n\n"
     )
     return "## The brief's hopes\n\n" + about + table(["", "hoped", "reached value", "", ""], rows) if rows else ""
 
@@ -300,10 +307,7 @@ def terminal(metrics: Mapping[str, Any], run: Mapping[str, Any], stage: str) -> 
 
 
 def _panel_lines(panel: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"brief: {row['name']}, {row['hope']}: {number(row['value'])} {'reached' if row['reached'] else 'not reached'}"
-        for row in panel
-    ]
+    return [f"brief: {row['name']}, {row['hope']}: {number(row['value'])} {OF_HOPE[row['reached']]}" for row in panel]
 
 
 def write_tables(folder: Path, metrics: Mapping[str, Any]) -> None:
@@ -315,4 +319,5 @@ def write_tables(folder: Path, metrics: Mapping[str, Any]) -> None:
     files.write_csv(folder / "by_distance.csv", pd.DataFrame(rows))
     files.write_csv(folder / "by_position.csv", pd.DataFrame(metrics["by_position"]))
     if metrics["panel"]:
-        files.write_csv(folder / "panel.csv", pd.DataFrame(metrics["panel"]))
+        rows = [{**row, "reached": _DASH if row["reached"] is None else row["reached"]} for row in metrics["panel"]]
+        files.write_csv(folder / "panel.csv", pd.DataFrame(rows))

@@ -126,11 +126,12 @@ def recall(trainer: Loose, module: Loose, loader: Iterable[Any], question: int, 
 
 @dataclass(frozen=True)
 class Looked:
-    """What attention and memory did on some batches.
+    """What attention and memory did.
 
     Attributes:
-        attention: Mean distance and entropy. slots: Figures of the memory's slots, empty without a memory.
-        attention_map: (T, T) weights of the last layer, mean over heads, of one window. read_map: (T, S) read weights.
+        attention: Mean distance and entropy. slots: Figures of the memory's slots, empty where nothing was written.
+        attention_map: (T, T) weights of the last layer, mean over heads, of one window. read_map: (T, S) read weights
+            of the window that read most.
     """
 
     attention: dict[str, float]
@@ -139,37 +140,89 @@ class Looked:
     read_map: np.ndarray | None
 
 
-def look(trainer: Loose, module: Loose, loader: Iterable[Any]) -> Looked:
-    """Look at the weights of attention and of the memory's reads on the first batches of a loader."""
-    uses: list[dict[str, float]] = []
-    reads, written, overwritten, importance = [], [], [], []
-    attention_map, read_map, used = None, None, None
+def look(trainer: Loose, module: Loose, loader: Any) -> Looked:  # noqa: ANN401  # batches of a part, with a length
+    """Look at what attention and memory do on a part.
+
+    Writes are followed through all of it: a memory of many slots fills late in a document. The weights of attention and
+    of reads are large, so they come from :data:`LOOK_BATCHES` batches, spread evenly because the longest documents
+    stand first.
+    """
+    chosen = set(np.linspace(0, len(loader) - 1, min(LOOK_BATCHES, len(loader))).round().astype(int).tolist())
+    remembers = getattr(module.net, "memory", None) is not None
+    weights, writes = Weights(), Writes()
     with judged(trainer, module):
         for number, batch in enumerate(batches(module, loader, "looking at attention and slots")):
-            if number == LOOK_BATCHES:
-                break
-            out = module.judge(batch, look=True)
-            real = batch["y_place"] >= 0
-            full = real.all(1)
-            if "attention" in out and full.any():
-                weights = out["attention"][:, full].float()
-                uses.append(attention_use(weights.cpu().numpy()))
-                attention_map = weights[-1, 0].mean(0).cpu().numpy()
-            if "slots" in out:
-                now = out["state"]["importance"] > 0
-                fresh = now & (out["state"]["age"] == 0)
-                reads.append((out["slots"].float() * real.unsqueeze(2)).sum((0, 1)))
-                live = real.any(1) & ~batch["starts"].any(1)  # the first segment of a document has nothing to write
-                if used is not None and live.any():
-                    written.append(fresh[live].float().mean(0))
-                    overwritten.append((fresh & used)[live].float().mean(0))
-                    importance.append(out["state"]["importance"][live].cpu().numpy())
-                used = now
-                read_map = out["slots"][int(real.sum(1).argmax())].float().cpu().numpy()
-    attention = {name: float(np.mean([use[name] for use in uses])) for name in uses[0]} if uses else {}
-    slots = {}
-    if importance:
-        mass = torch.stack(reads).sum(0).cpu().numpy()
-        slots = slot_use(mass, torch.stack(written).mean(0).cpu().numpy(), np.concatenate(importance))
-        slots["overwritten_share"] = float(torch.stack(overwritten).mean())
-    return Looked(attention, slots, attention_map, read_map)
+            if number not in chosen and not remembers:
+                continue  # nothing is carried on
+            out = module.judge(batch, look=number in chosen)
+            if number in chosen:
+                weights.take(out, batch["y_place"] >= 0)
+            if remembers:
+                writes.take(out["state"], batch)
+    return Looked(weights.attention(), writes.figures(weights.reads), weights.attention_map, weights.read_map)
+
+
+class Weights:
+    """The weights of attention and of reads in the batches that are looked at.
+
+    Attributes:
+        reads: (S,) read mass of each slot. attention_map, read_map: See :class:`Looked`.
+    """
+
+    def __init__(self) -> None:
+        self.reads: np.ndarray | None = None
+        self.attention_map: np.ndarray | None = None
+        self.read_map: np.ndarray | None = None
+        self._most = 0.0
+        self._uses: list[dict[str, float]] = []
+        self._windows: list[int] = []
+
+    def take(self, out: dict[str, Tensor], real: Tensor) -> None:
+        """Take the outputs for a batch; real (B, T) are the places whose labels count."""
+        full = real[:, -1]  # labels that only give context stand before those that count
+        if "attention" in out and full.any():
+            weights = out["attention"][:, full].float()
+            self._uses.append(attention_use(weights.cpu().numpy()))
+            self._windows.append(weights.shape[1])
+            self.attention_map = weights[-1, 0].mean(0).cpu().numpy()
+        if "slots" in out:
+            weights = out["slots"].float() * real.unsqueeze(2)
+            mass = weights.sum((0, 1)).cpu().numpy()
+            self.reads = mass if self.reads is None else self.reads + mass
+            read, row = weights.sum((1, 2)).max(0)
+            if self.read_map is None or read.item() > self._most:
+                self._most, self.read_map = read.item(), out["slots"][int(row)].float().cpu().numpy()
+
+    def attention(self) -> dict[str, float]:
+        """Return the mean distance and entropy over all windows that were full."""
+        names = self._uses[0] if self._uses else {}
+        return {name: float(np.average([use[name] for use in self._uses], weights=self._windows)) for name in names}
+
+
+class Writes:
+    """What each segment writes into the memory of its document."""
+
+    def __init__(self) -> None:
+        self._before: Tensor | None = None  # (B, S) slots that the next segment finds in use
+        self._written: list[np.ndarray] = []
+        self._overwritten: list[np.ndarray] = []
+        self._importance: list[np.ndarray] = []
+
+    def take(self, state: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        """Take the state after a batch, whose slots hold what the segment before it left."""
+        used = state["importance"] > 0
+        fresh = used & (state["age"] == 0)
+        live = (batch["y_place"] >= 0).any(1) & ~batch["starts"].any(1)  # a document's first segment has none before it
+        if self._before is not None:
+            self._written.append(fresh[live].cpu().numpy())
+            self._overwritten.append((fresh & self._before)[live].cpu().numpy())
+            self._importance.append(state["importance"][used & live.unsqueeze(1)].cpu().numpy())
+        self._before = used & ~state["reset"].unsqueeze(1)  # a new document empties them before it writes
+
+    def figures(self, reads: np.ndarray | None) -> dict[str, float]:
+        """Return the figures of the slots, with the reads (S,); none where nothing was written."""
+        importance = np.concatenate(self._importance) if self._importance else np.empty(0)
+        if reads is None or not len(importance):
+            return {}
+        found = slot_use(reads, np.concatenate(self._written), importance)
+        return found | {"overwritten_share": float(np.concatenate(self._overwritten).mean())}

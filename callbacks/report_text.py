@@ -133,11 +133,14 @@ def reproduce(root: Path, run: Mapping[str, Any], shown: str) -> str:
         f"python -m lightning_project {{}} --config {shown}/config.yaml",
         files.read_json(root / "environment.json"),
     )
+    start, began = run.get("weights_of"), ""
+    if start:
+        began = f"It began with the weights of `{start}` (SHA-256 {run.get('weights_sha256')}). "
     versions = ", ".join(f"{name} {version}" for name, version in python.get("packages", {}).items())
     return (
-        f"## How to reproduce\n\n```\n{verb.format('fit')} --name again\n"
+        f"## How to reproduce\n\n```\n{verb.format('fit')}{f' --init_from {start}' if start else ''} --name again\n"
         f"{verb.format('test')} --name again --ckpt_path best\n```\n\n"
-        f"Seed {run.get('seed')}, commit {run.get('git_commit') or 'unknown'}, "
+        f"{began}Seed {run.get('seed')}, commit {run.get('git_commit') or 'unknown'}, "
         f"Python {python.get('python')}, {versions}; {python.get('cpu')}."
     )
 

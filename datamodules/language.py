@@ -20,6 +20,7 @@ from datamodules.language_text import (
     Boundary,
     Synthetic,
     as_records,
+    check_enough,
     documents_of_hub,
     documents_of_path,
     synthetic_texts,
@@ -100,6 +101,7 @@ class LanguageData(SplitDataModule):
         self._nats: np.ndarray | None = None
         self._trained_on = ""
         self._encoded: tuple[str, np.ndarray, np.ndarray] | None = None
+        self._corpora: dict[str | None, Corpus] = {}
 
     # records
 
@@ -114,6 +116,8 @@ class LanguageData(SplitDataModule):
             texts = synthetic_texts(self.synthetic, self.synthetic_samples, self.synthetic_seed)
             self._nats = np.array([text.nats for text in texts])
             documents = [(f"{self.synthetic}-{i}", text.name, text.text, "") for i, text in enumerate(texts)]
+        if source := self.path or self.hub:
+            check_enough(documents, source)
         return self._take_documents(documents)
 
     def read_predict_records(self) -> pd.DataFrame:
@@ -125,14 +129,19 @@ class LanguageData(SplitDataModule):
 
     def _take_documents(self, documents: list[tuple[str, str, str, str]]) -> pd.DataFrame:
         records, self._texts = as_records(documents)
-        self._encoded, self.source_classes = None, ["text"]
+        self._forget_tokens()
+        self.source_classes = ["text"]
         return records
+
+    def _forget_tokens(self) -> None:
+        self._encoded, self._corpora = None, {}
 
     # vocabulary
 
     def apply_split(self, table: pd.DataFrame) -> None:
         """Take a split and make the vocabulary from its training part."""
         super().apply_split(table)
+        self._corpora = {}
         train = self.indices("train")
         given = json.dumps([self.kind, self.wanted_size, table["hash"].iloc[train].tolist()])
         if self.vocabulary_from is not None:
@@ -145,7 +154,8 @@ class LanguageData(SplitDataModule):
         self.class_names = [self._tokenizer().fingerprint]
 
     def _use(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, self.vocab_size, self._encoded = tokenizer, tokenizer.vocab_size, None
+        self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
+        self._forget_tokens()
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -174,15 +184,21 @@ class LanguageData(SplitDataModule):
         return self._texts[index]
 
     def corpus(self, part: str | None) -> Corpus:
-        """Return the labels of a part; ``None`` is all records."""
-        return self._corpus_of(np.arange(len(self._texts)) if part is None else self._not_empty(part))
+        """Return the labels of a part, made once; ``None`` is all records."""
+        if part not in self._corpora:
+            documents = np.arange(len(self._texts)) if part is None else self._not_empty(part)
+            self._corpora[part] = self._corpus_of(documents)
+        return self._corpora[part]
 
     def _corpus_of(self, documents: np.ndarray) -> Corpus:
         values, offsets = self._all_tokens()
         lengths = np.diff(offsets)[documents]
-        pieces = [values[offsets[i] : offsets[i + 1]] for i in documents]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        return Corpus(np.concatenate(pieces), starts, documents, self._tokenizer().eos_id)
+        if (np.diff(documents) == 1).all():  # neighbours stay in the file: a view of the map, no copy in memory
+            labels = np.asarray(values)[offsets[documents[0]] : offsets[documents[-1] + 1]]
+        else:
+            labels = np.concatenate([values[offsets[i] : offsets[i + 1]] for i in documents])
+        return Corpus(labels, starts, documents, self._tokenizer().eos_id)
 
     def tokens(self, part: str) -> np.ndarray:
         """Return all labels of a part (N,), documents in the order of the records, each with its closing token."""
@@ -211,11 +227,15 @@ class LanguageData(SplitDataModule):
 
     @property
     def question(self) -> int | None:
-        """Token of the embedded text ``recall`` that stands before an answer; ``None`` for other text."""
-        if self.path is not None or self.hub is not None or self.synthetic != "recall":
+        """Token of the embedded text ``recall`` that stands before an answer of one token; ``None`` where none does.
+
+        Only a vocabulary of words has one: else an answer is several tokens, and its first one often the same.
+        """
+        tokenizer = self._tokenizer()
+        if self.path is not None or self.hub is not None or self.synthetic != "recall" or tokenizer.kind != "words":
             return None
-        found = self._tokenizer().encode("?")
-        return int(found[0]) if len(found) == 1 else None
+        found = int(tokenizer.encode("?")[0])
+        return found if found != tokenizer.unk_id else None
 
     def entropy(self, part: str) -> float | None:
         """Return the surprise per word of a part to who knows the generator of the embedded text, or ``None``."""

@@ -82,21 +82,26 @@ class LanguagePairs(LanguageData):
         records, _ = as_records([(row["id"], "", row["target"], row["part"]) for row in rows])
         self._prompts = [row["prompt"] for row in rows]
         self._texts = [row["prompt"] + row["target"] for row in rows]
+        # a target is a line: its end is read and scored, whether it is spelt out or not
+        records["n_words"] += [int(not row["target"].endswith("\n")) for row in rows]
         records["hash"] = [
             hashlib.sha256(json.dumps([row["prompt"], row["target"]]).encode()).hexdigest() for row in rows
         ]
         records["group"] = [hashlib.sha256(prompt.encode()).hexdigest()[:16] for prompt in self._prompts]
-        self._nats, self._encoded, self.source_classes = None, None, ["text"]
+        self._nats, self.source_classes = None, ["text"]
+        self._forget_tokens()
         return records
 
     def _encode(self, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-        end = np.array([tokenizer.eos_id] if tokenizer.closes else [], np.int32)
+        end, none = np.array([tokenizer.eos_id], np.int32), np.array([], np.int32)
         pairs = [
             (tokenizer.encode(prompt), tokenizer.encode(text[len(prompt) :]))
             for prompt, text in zip(self._prompts, self._texts, strict=True)
         ]
         self._context = np.array([len(prompt) for prompt, _ in pairs])
-        pieces = [np.concatenate([prompt, target, end]) for prompt, target in pairs]
+        # among words it is the end of a line that closes a target, once
+        ends = [none if tokenizer.kind == "words" and text.endswith("\n") else end for text in self._texts]
+        pieces = [np.concatenate([*pair, end]) for pair, end in zip(pairs, ends, strict=True)]
         return np.concatenate(pieces), np.cumsum([0, *map(len, pieces)])
 
     def _corpus_of(self, documents: np.ndarray) -> Corpus:
@@ -114,7 +119,7 @@ def read_pairs(path: str) -> list[dict[str, str]]:
         DataError: The file cannot be read, or a line is no pair; the message names the line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text ({error}): check the path and the encoding") from error
     rows = [_pair(f"{path}, line {number}", line, number) for number, line in enumerate(lines, 1) if line.strip()]

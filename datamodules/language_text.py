@@ -37,7 +37,7 @@ def read_text(path: Path) -> str:
 
 
 def cut(text: str, boundary: Boundary) -> Iterator[tuple[str, str]]:
-    """Cut a text into documents; joined again they are the text.
+    """Cut a text into documents; joined again they are the text, and blank lines alone are none.
 
     Args:
         text: The text.
@@ -49,6 +49,7 @@ def cut(text: str, boundary: Boundary) -> Iterator[tuple[str, str]]:
     """
     lines = text.splitlines(keepends=True)
     blank = [not line.strip() for line in lines] + [True]
+    last = max((number for number, empty in enumerate(blank) if not empty), default=0)
     first, title = 0, ""
     for number, line in enumerate(lines):
         begins = (
@@ -61,7 +62,7 @@ def cut(text: str, boundary: Boundary) -> Iterator[tuple[str, str]]:
             )
             or (boundary == "blank" and number > 0 and blank[number - 1] and not blank[number])
         )
-        if begins and number > first and "".join(lines[first:number]).strip():
+        if begins and first < number <= last and "".join(lines[first:number]).strip():
             yield title, "".join(lines[first:number])
             first = number
         if begins and boundary == "heading":
@@ -98,12 +99,32 @@ def documents_of_path(path: str, boundary: Boundary) -> list[tuple[str, str, str
     return found
 
 
+def check_enough(documents: list[tuple[str, str, str, str]], source: str) -> None:
+    """Refuse a text that is to be split and has fewer documents than a split has parts.
+
+    Args:
+        documents: Id, title, text and stated part of each.
+        source: Where they are from.
+
+    Raises:
+        DataError: There are fewer than three, and none is stated to be held out.
+    """
+    if len(documents) < 3 and not {part for *_, part in documents} & {"val", "test"}:
+        raise DataError(
+            f"{source}: {len(documents)} document{'s' * (len(documents) != 1)}, a split needs 3: cut it at other "
+            "places with --data.boundary (blank or line), or give a folder with train.txt, valid.txt and test.txt"
+        )
+
+
 def documents_of_hub(name: str, boundary: Boundary) -> list[tuple[str, str, str, str]]:
     """Read a data set of the hub with a column ``text``, through ``datasets``; its splits state the parts.
 
     Args:
         name: ``DATASET/CONFIG``, such as ``wikitext/wikitext-2-raw-v1``.
         boundary: See :func:`cut`.
+
+    Raises:
+        DataError: The data set cannot be had, or has no such column.
     """
     from datasets import load_dataset
 
@@ -115,6 +136,9 @@ def documents_of_hub(name: str, boundary: Boundary) -> list[tuple[str, str, str,
                         "file with --data.path") from error  # fmt: skip
     found = []
     for split, rows in splits.items():
+        if "text" not in rows.column_names:
+            raise DataError(f"hub data {name} has no column text, but {', '.join(rows.column_names)}: choose another "
+                            "data set, or write its text to a local file for --data.path")  # fmt: skip
         text = "".join(line if line.endswith("\n") else f"{line}\n" for line in rows["text"])
         for number, (title, document) in enumerate(cut(text, boundary)):
             found.append((f"{split}:{number}", title, document, PARTS.get(str(split), "")))
@@ -131,13 +155,21 @@ def synthetic_texts(kind: Synthetic, words: int, seed: int) -> list[Text]:
 
 
 def as_records(documents: list[tuple[str, str, str, str]]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the records of documents (id, title, text, given) and their texts; copies of each other are one group."""
+    """Return the records of documents (id, title, text, given) and their texts; copies of each other are one group.
+
+    The search for near copies gets each text once: to it, a line that stands in very many documents proves nothing.
+    """
     texts = [text for _, _, text, _ in documents]
     names = [name for name, _, _, _ in documents]
+    words = [" ".join(text.split()) for text in texts]
+    once: dict[str, str] = {}
+    for name, same in zip(names, words, strict=True):
+        once.setdefault(same, name)
+    group = dict(zip(once, near_text_groups(list(once), list(once.values())), strict=True))
     records = pd.DataFrame(
         {
             "id": names,
-            "group": near_text_groups(texts, names),
+            "group": [group[same] for same in words],
             "hash": [hashlib.sha256(text.encode("utf-8")).hexdigest() for text in texts],
             "label": "text",
             "given": [part for _, _, _, part in documents],

@@ -7,7 +7,7 @@ Several seeds of one configuration are one row: mean and spread over the seeds, 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,7 @@ def compare(
     text: str | None = None,
     prompts: str | None = None,
     metrics: list[str] | None = None,
+    boundary: Literal["heading", "blank", "line"] | None = None,
 ) -> None:
     """Compare two or more run folders of one system on the same test samples.
 
@@ -98,8 +99,11 @@ def compare(
             perplexity or bits_per_byte; of decoders of lines line_accuracy, token_accuracy and others.
         bootstrap: Resamples for the intervals, by group.
         text: Language models: text file or folder on which every run is scored again.
-        prompts: Language models: file of prompts to continue, one a line.
-        metrics: Language models: some of perplexity, bleu and repetition.
+        prompts: Language models: file of prompts to continue, one a line, or of lines
+            ``{"prompt": "...", "target": "..."}``.
+        metrics: Language models: some of perplexity, bleu and repetition; by default all that can be had.
+        boundary: Language models: where a document of ``text`` begins; by default as in the runs where they agree, else
+            at headings.
 
     Raises:
         DataError: Fewer than two configurations or seeds, or runs that cannot be compared.
@@ -110,11 +114,11 @@ def compare(
     if _of_language(folders):
         from lightning_project.compare_language import compare_texts
 
-        chosen = [name for words in metrics or ["perplexity"] for name in words.split(",")]
-        compare_texts(folders, Path(out), metric or "word_perplexity", bootstrap, text, prompts, chosen)
+        chosen = [name for words in metrics for name in words.split(",")] if metrics is not None else None
+        compare_texts(folders, Path(out), metric or "word_perplexity", bootstrap, text, prompts, chosen, boundary)
         return
-    if text or prompts or metrics:
-        raise DataError("--text, --prompts and --metrics are for runs of language models")
+    if text or prompts or metrics or boundary:
+        raise DataError("--text, --prompts, --metrics and --boundary are for runs of language models")
     found = [Run.read(folder) for folder in folders]
     shown = figures.shown(found[0].found) if found else figures.OF_CLASSES
     metric = metric or ("macro_f1" if "macro_f1" in shown else shown[0])

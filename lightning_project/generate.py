@@ -113,7 +113,7 @@ def read_prompts(path: str | Path) -> list[str]:
         DataError: There is no such file, it is not UTF-8, or has no prompt.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); give one prompt a line") from error
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

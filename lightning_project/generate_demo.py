@@ -91,15 +91,15 @@ def memory_facts(net: Any, tokens: Sequence[int], window: int) -> dict[str, Any]
         ``slots``; ``used``, those that hold something at the end; ``effective``, exp(entropy) of the read mass;
         ``read_share``, the mean share of a position's read that went to any slot; ``importance``, the mean of the used.
     """
-    state = net.new_state(1, window)
-    if state is None:
+    if net.memory is None:
         return None
+    state = net.new_state(1, window)
     device = next(net.parameters()).device
     mass, places = None, 0
     with torch.inference_mode():
         for piece in torch.tensor(tokens, device=device)[None].split(window, 1):
             out = net(piece, state=state, look=True)
-            state, read = out["state"], out["slots"][0].double().sum(0).cpu().numpy()
+            state, read = out["state"], out["slots"][0].cpu().double().sum(0).numpy()  # Apple's GPUs have no float64
             mass, places = read if mass is None else mass + read, places + piece.shape[1]
         importance = net.memory.write(state)["importance"][0].cpu().numpy()
     assert mass is not None

@@ -50,6 +50,14 @@ class Settings:
         setattr(self, name, typed)
 
 
+def room_of(window: int, max_new_tokens: int) -> int:
+    """Return how many tokens of the turns are read: what an answer leaves of the window, but half of it at least.
+
+    A longer answer moves the window on while it is written.
+    """
+    return max(window - max_new_tokens, window // 2)
+
+
 def within(turns: Sequence[list[int]], room: int) -> list[list[int]]:
     """Return the latest turns (tokens each) that fit into ``room`` tokens; of a longer last one, its end."""
     kept: list[list[int]] = []
@@ -96,7 +104,7 @@ def talk(
         elif words:
             said = line.rstrip("\n")
             turns.append(writer.encode("\n" + said) if turns else writer.prompt(said))
-            turns = within(turns, max(1, writer.window - settings.max_new_tokens))
+            turns = within(turns, room_of(writer.window, settings.max_new_tokens))
             text = _answer(writer, settings, [token for turn in turns for token in turn], number)
             turns[-1] = turns[-1] + text.tokens
             number += 1

@@ -1,5 +1,7 @@
 """The option `--init_from RUN` of `fit`: its weights to begin with, and its vocabulary."""
 
+from pathlib import Path
+
 from jsonargparse import Namespace
 
 from lightning_project.exits import UsageError
@@ -19,6 +21,7 @@ def begin_with(config: Namespace, verb: str, word: str) -> None:
     """
     if verb != "fit" or config.get("ckpt_path"):
         raise UsageError("--init_from gives a new fit its weights: use it with fit, and without --ckpt_path")
-    config.init_from = find_run(word, "generate", config.runs, None, config.init_from).checkpoint
+    if not Path(config.init_from).is_file():  # a checkpoint may lie anywhere
+        config.init_from = find_run(word, "generate", config.runs, None, config.init_from).checkpoint
     if "vocabulary_from" in config.data.init_args and config.data.init_args.vocabulary_from is None:
         config.data.init_args.vocabulary_from = config.init_from

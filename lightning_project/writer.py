@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 
 from callbacks.checkpoint import read_checkpoint
 from datamodules.errors import DataError
+from datamodules.language_pairs import LanguagePairs
 from datamodules.language_tokenizer import Tokenizer
 from lightning_project.exits import UsageError
 from lightning_project.parser import class_at
@@ -33,6 +34,7 @@ class Writer:
         model: The system, in evaluation mode; its ``net`` is the network.
         tokenizer: Its tokenizer.
         window: Tokens seen at once, as in training.
+        answers: Whether it was trained on pairs: what closed their targets ends its texts.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Writer:
     model: Any
     tokenizer: Tokenizer
     window: int
+    answers: bool = False
 
     @classmethod
     def of_run(
@@ -69,8 +72,11 @@ class Writer:
         model.to(torch.device("cpu") if int8 else _device(device)).eval()
         if int8:
             model.net = to_int8(model.net)
-        tokenizer, config = Tokenizer.from_state(states[0]["tokenizer"]), _config(found.path)
-        return cls(found.path, Path(found.checkpoint), model, tokenizer, int(config["data"]["init_args"]["window"]))
+        tokenizer, data = Tokenizer.from_state(states[0]["tokenizer"]), _config(found.path)["data"]
+        answers = data["class_path"] == f"{LanguagePairs.__module__}.{LanguagePairs.__name__}"
+        return cls(
+            found.path, Path(found.checkpoint), model, tokenizer, int(data["init_args"]["window"]), answers=answers
+        )
 
     @property
     def net(self) -> Any:  # noqa: ANN401  # any network of a language model
@@ -100,7 +106,9 @@ class Writer:
     @property
     def vocabulary(self) -> Vocabulary:
         """What generation has to know of the tokenizer."""
-        return Vocabulary.of(self.tokenizer)
+        found = Vocabulary.of(self.tokenizer)
+        # among words a target is closed by the end of a line, which ends no other text
+        return replace(found, end=self.tokenizer.eos_id) if self.answers else found
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text."""

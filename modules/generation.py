@@ -26,8 +26,8 @@ class Sampling:
         top_k: Tokens kept by ``top_k``; 1 is the same as greedy.
         top_p: Probability kept by ``top_p``: the smallest set of likeliest tokens that reaches it, the one that crosses
             it included (nucleus sampling, Holtzman et al. 2020).
-        repetition_penalty: Logits of tokens that occurred are divided by it where positive and multiplied where
-            negative (CTRL, Keskar et al. 2019); 1 is none.
+        repetition_penalty: Logits of tokens that occurred, less the mean of all, are divided by it where positive and
+            multiplied where negative (CTRL, Keskar et al. 2019); 1 is none.
         frequency_penalty: Taken from a token's logit for each time that it occurred; 0 is none.
         no_repeat_ngram: Length of runs of tokens that may not occur twice; 0 is off.
         history: Number of latest tokens, prompt included, that the two penalties look at; 0 is all.
@@ -94,11 +94,13 @@ def choose(
     Returns:
         (B,) tokens, and (B,) whether each differs from the likeliest one (before penalties and temperature).
     """
+    if logits.device.type == "mps":  # has no float64
+        logits = logits.cpu()
     likeliest = logits.argmax(-1)
     scores = logits.double()  # sums of 50,000 probabilities in float32 would lose the unlikeliest tokens
     if not sampling.plain:
         recent = [tokens[-sampling.history :] if sampling.history else tokens for tokens in histories]
-        scores = penalise(scores, recent, sampling.repetition_penalty, sampling.frequency_penalty)
+        scores = penalise(centred(scores), recent, sampling.repetition_penalty, sampling.frequency_penalty)
         scores = ban_repeats(scores, histories, sampling.no_repeat_ngram)
     if sampling.strategy == "greedy":
         chosen = scores.argmax(-1)
@@ -111,6 +113,15 @@ def choose(
     draws = torch.cat([torch.rand(1, generator=one, dtype=torch.float64) for one in generators])
     chosen = draw(scores, draws.to(scores.device))
     return chosen, chosen != likeliest
+
+
+def centred(scores: Tensor) -> Tensor:
+    """Return scores (B, V) less the mean of each row's finite ones.
+
+    A constant in the scores means nothing, but a penalty that divides and multiplies looks at their sign: of
+    log-probabilities, all negative, it would hardly move the likeliest token, whose own is near 0.
+    """
+    return scores - scores.masked_fill(scores == BANNED, float("nan")).nanmean(-1, keepdim=True)
 
 
 def penalise(scores: Tensor, histories: Sequence[Sequence[int]], repetition: float, frequency: float) -> Tensor:

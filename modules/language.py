@@ -3,6 +3,7 @@
 import math
 from typing import Any, ClassVar, Literal
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -79,6 +80,7 @@ class LanguageModel(System):
         self.train_loss, self.val_nll = LongMean(), LongMean()
         self.carry: State | None = None  # what training carries from segment to segment; no part of the weights
         self._judged: State | None = None
+        self._documents = 0  # of the batch that is judged
         self.build_if_known()
 
     def build(self) -> None:
@@ -173,16 +175,31 @@ class LanguageModel(System):
         state = self._judged
         if state is None or self.memory_mode == "off":
             state = net.new_state(*batch["tokens"].shape)
+        order: Tensor | None = None
         if self.memory_mode == "shuffled" and state is not None:
-            state = {name: value.roll(1, 0) for name, value in state.items()}  # another stream's memory
+            order = self._another(batch["starts"])
+            state = {name: value[order] for name, value in state.items()} if order is not None else None
         looking = {"look": True} if look else {}
         # not the compiled call: an evaluation has graphs of its own, and compiling them costs more than it saves
         out = net.forward(**self.net_inputs(batch), state=state, targets=None if extra else batch["y"], **looking)
         after = out.get("state")
-        if self.memory_mode == "shuffled" and after is not None:
-            after = {name: value.roll(-1, 0) if name in _SLOTS else value for name, value in after.items()}
+        if order is not None and after is not None:
+            own = order.argsort()
+            after = {name: value[own] if name in _SLOTS else value for name, value in after.items()}
         self._judged = after
         return out
+
+    def _another(self, starts: Tensor) -> Tensor | None:
+        """Return for each row the row whose memory it reads in place of its own (B,), or ``None`` for one row alone.
+
+        Rows without a document stand behind the others and have nothing to read.
+        """
+        if starts[:, 0].any():  # the documents of a batch begin side by side
+            self._documents = int(starts[:, 0].sum())
+        if self._documents < 2:
+            return None
+        order = torch.arange(len(starts), device=starts.device)
+        return torch.cat([order[: self._documents].roll(1), order[self._documents :]])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the surprise of each label of the batch; see :meth:`test_step`."""

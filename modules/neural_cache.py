@@ -55,10 +55,11 @@ def cache_probabilities(
 
 
 def mix(nll: Tensor, cached: Tensor, share: float) -> Tensor:
-    """Return the loss (N,) of the mixture of a model's ``nll`` (N,) and the cache's probabilities (N,)."""
+    """Return the loss (N,) of the mixture of a model's ``nll`` (N,) and the cache's probabilities (N,); on the CPU."""
+    nll = nll.cpu()  # Apple's GPUs have no float64
     if share == 0:
         return nll
-    return -((1 - share) * (-nll.double()).exp() + share * cached.double()).log()
+    return -((1 - share) * (-nll.double()).exp() + share * cached.cpu().double()).log()
 
 
 def choose(nll: Tensor, cached: Tensor, size: int, sharpness: Sequence[float]) -> CacheSetting:

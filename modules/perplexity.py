@@ -12,16 +12,10 @@ import numpy as np
 
 METRICS = ("word_perplexity", "perplexity", "bits_per_byte", "nll")
 _UNIT = {"word_perplexity": "words", "perplexity": "tokens", "bits_per_byte": "bytes", "nll": "tokens"}
-TOO_GOOD = 5.0  # per token, of a model trained from scratch on real text: an error in the evaluation
+TOO_GOOD = 5.0  # per word, of a model trained from scratch on real text: an error in the evaluation
 NEAR_CHANCE = 0.9  # share of the vocabulary from which a perplexity says that nothing was learnt
 
 Sums = Mapping[str, np.ndarray]
-
-
-def count_words(text: str) -> int:
-    """Return the words of a text with one end of line for each line, blank ones too, as papers on WikiText-2 count."""
-    lines = text.removesuffix("\n").split("\n")
-    return sum(len(line.split()) for line in lines) + len(lines)
 
 
 def measured(sums: Sums) -> dict[str, float]:
@@ -67,18 +61,19 @@ def _quantiles(drawn: Mapping[str, np.ndarray], ends: Sequence[float]) -> list[t
     return [(name, np.quantile(values, ends)) for name, values in drawn.items()]
 
 
-def flags(perplexity: float, vocab_size: int, floor: float | None) -> list[str]:
-    """Return what is implausible about a perplexity per token.
+def flags(perplexity: float, vocab_size: int, floor: float | None, word_perplexity: float) -> list[str]:
+    """Return what is implausible about a perplexity.
 
     Args:
         perplexity: Per token.
         vocab_size: Size of the vocabulary.
         floor: Least perplexity per token that the text allows, where its generator is known.
+        word_perplexity: Per word: of bytes, a perplexity of 3 per token is an ordinary one.
     """
     found = []
-    if floor is None and perplexity < TOO_GOOD:
+    if floor is None and word_perplexity < TOO_GOOD:
         found.append(
-            f"a perplexity of {perplexity:.2f} per token is implausible (below {TOO_GOOD:g}): look for labels "
+            f"a perplexity of {word_perplexity:.2f} per word is implausible (below {TOO_GOOD:g}): look for labels "
             "that the model can see, and for test text in the training part"
         )
     if floor is not None and perplexity < floor:
@@ -168,8 +163,8 @@ def slot_use(read: np.ndarray, written: np.ndarray, importance: np.ndarray) -> d
 
     Args:
         read: (S,) read mass of each slot, summed over positions and streams.
-        written: (S,) or (n, S) share of sequences that wrote into each slot, counted where it was in use already.
-        importance: (n, S) importance of the slots at the end of a sequence.
+        written: (n, S) bool, slots that a segment wrote into, counted where they were in use already.
+        importance: (n,) importance of slots in use.
 
     Returns:
         ``effective_slots`` exp(entropy of the reads), ``active_share`` with more than 1/(2 S) of the read mass,

@@ -29,19 +29,20 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("window", "stride"), [(8, 8), (8, 3), (99, 99)])
-def test_a_model_is_scored_token_by_token(folder, window, stride):
+@pytest.mark.parametrize(("window", "stride", "closed"), [(8, 8, False), (8, 3, True), (99, 99, False), (99, 99, True)])
+def test_a_model_is_scored_token_by_token(folder, window, stride, closed):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from callbacks.causal_lm import score
 
-    found = score(str(folder), TEXTS, window, stride, torch.device("cpu"), batch_size=3)
+    found = score(str(folder), TEXTS, window, stride, torch.device("cpu"), closed, batch_size=3)
     window, stride = min(window, 16), min(stride, 16)
-    assert (found.window, found.stride) == (window, stride)
+    assert (found.window, found.stride, found.closed) == (window, stride, closed)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert found.parameters == sum(p.numel() for p in model.parameters())
     for text, nll, count in zip(TEXTS, found.nll, found.tokens, strict=True):
-        ids = [tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]
+        end = [tokenizer.eos_token_id] if closed else []  # what closes a document is predicted and counted, too
+        ids = [tokenizer.bos_token_id, *tokenizer(text)["input_ids"], *end]
         assert count == len(ids) - 1
         total, done = 0.0, 1
         while done < len(ids):
@@ -57,7 +58,7 @@ def test_a_model_is_scored_token_by_token(folder, window, stride):
 def test_more_context_by_a_shorter_stride_changes_the_figure_but_not_the_count(folder):
     from callbacks.causal_lm import score
 
-    wide, dense = (score(str(folder), TEXTS, 8, stride, torch.device("cpu")) for stride in (8, 1))
+    wide, dense = (score(str(folder), TEXTS, 8, stride, torch.device("cpu"), False) for stride in (8, 1))
     np.testing.assert_array_equal(wide.tokens, dense.tokens)
     assert not math.isclose(wide.nll[0], dense.nll[0])
     assert wide.nll[2] == pytest.approx(dense.nll[2]), "a text within one window has one way of being scored"
@@ -67,4 +68,17 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path):
     from callbacks.causal_lm import score
 
     with pytest.raises(DataError, match="cannot be read"):
-        score(str(tmp_path), TEXTS, 8, 8, torch.device("cpu"))
+        score(str(tmp_path), TEXTS, 8, 8, torch.device("cpu"), False)
+
+
+def test_a_model_without_an_end_of_text_says_that_it_closed_nothing(folder, tmp_path):
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    from callbacks.causal_lm import score
+
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path)
+    tokenizer = {"tokenizer_file": str(folder / "tokenizer.json"), "bos_token": "<|endoftext|>"}
+    PreTrainedTokenizerFast(**tokenizer).save_pretrained(tmp_path)
+    found, open_ended = (score(str(tmp_path), TEXTS, 8, 8, torch.device("cpu"), closed) for closed in (True, False))
+    assert not found.closed
+    np.testing.assert_array_equal(found.tokens, open_ended.tokens)

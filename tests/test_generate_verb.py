@@ -5,15 +5,15 @@ import json
 import sys
 
 import pytest
-import torch
 from torch import nn
 
 from lightning_project import generate_talk
-from lightning_project.generate_talk import Settings, within
+from lightning_project.generate_talk import Settings, room_of, within
 from lightning_project.writer import Writer, printable
+from modules.compression import Int8Linear
 from modules.continuing import continue_texts
 from modules.generation import Sampling
-from tests.running import code, fitted_run, run
+from tests.running import ROOT, code, fitted_run, run
 
 PROMPTS = ("The town of", "In the year", "He", "Without letters she wrote a long book about the early history of")
 
@@ -105,9 +105,9 @@ def test_a_file_of_prompts_and_the_run_folder(fitted, capsys):
 
 
 def test_text_is_written_in_int8_when_asked(fitted):
-    assert len(written(fitted, "--int8")) == len(PROMPTS)
+    assert texts(fitted, "--int8") == texts(fitted, "--int8", "--batch_size", "1")
     kinds = {type(part) for part in Writer.of_run(str(fitted), int8=True).net.modules()}
-    assert nn.Linear not in kinds and torch.ao.nn.quantized.dynamic.Linear in kinds
+    assert nn.Linear not in kinds and Int8Linear in kinds
 
 
 def test_the_demonstration_shows_each_strategy_and_the_memory(fitted, capsys):
@@ -120,9 +120,30 @@ def test_the_demonstration_shows_each_strategy_and_the_memory(fitted, capsys):
     assert "slots in use: 8 of 8" in out
 
 
-def test_a_talk_keeps_its_turns_and_takes_settings(fitted, capsys, monkeypatch):
-    lines = ["The town of", "config top_k 1", "config strategy top_k", "and", "config nix 3", "config temperature 0",
-             "clear", "and", "quit", "not read"]  # fmt: skip
+@pytest.mark.slow
+def test_the_demonstration_of_a_network_without_a_memory_is_written(tmp_path, capsys):
+    variant = ROOT / "configs" / "variants" / "language_lstm.yaml"
+    less = ["--trainer.max_epochs", "1", "--report.bootstrap", "0", "--report.baselines", "false"]
+    run(["fit", "--config", str(variant), "--model.shape.width", "16", *less, "--name", "lstm"], system="language")
+    capsys.readouterr()
+    rows = written(tmp_path / "runs" / "language" / "lstm", "--demo", prompts=PROMPTS[:1])
+    assert len(rows) == 9 and "this network has none" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_texts_of_a_run_on_pairs_of_words_end_with_their_line(tmp_path):
+    rows = [{"prompt": f"What is {n} ?", "target": f"It is {n % 7} ."} for n in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    variant = ROOT / "configs" / "variants" / "language_pairs.yaml"
+    run(["fit", "--config", str(variant), "--data.path", "pairs.jsonl", "--data.tokenizer", "words", "--name", "pairs",
+         "--report.bootstrap", "0"], system="language")  # fmt: skip
+    folder = tmp_path / "runs" / "language" / "pairs"
+    found = written(folder, "--strategy", "temperature", "--max_new_tokens", "400", prompts=["What is 3 ?"])
+    assert [row["ended"] for row in found] == ["end of text"] and "\n" not in found[0]["text"]
+
+
+def talked(fitted, monkeypatch, lines: list[str], *words: str) -> list[tuple[list[int], list[int], int]]:
+    """Talk; return prompt, answer and ``top_k`` of each turn."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
     seen = []
 
@@ -131,14 +152,33 @@ def test_a_talk_keeps_its_turns_and_takes_settings(fitted, capsys, monkeypatch):
         seen.append((texts[0].prompt, texts[0].tokens, texts[0].sampling.top_k))
 
     monkeypatch.setattr(generate_talk, "continue_texts", spy)
-    run(["generate", "--ckpt_path", str(fitted), "--interactive", "--max_new_tokens", "5", "--device", "cpu"],
-        config=False)  # fmt: skip
+    run(["generate", "--ckpt_path", str(fitted), "--interactive", "--device", "cpu", *words], config=False)
+    return seen
+
+
+def test_a_talk_keeps_its_turns_and_takes_settings(fitted, capsys, monkeypatch):
+    lines = ["The town of", "config top_k 1", "config strategy top_k", "and", "config nix 3", "config temperature 0",
+             "clear", "and", "quit", "not read"]  # fmt: skip
+    seen = talked(fitted, monkeypatch, lines, "--max_new_tokens", "5")
     out = capsys.readouterr().out
     assert "top_k: 1" in out and "no setting 'nix'" in out and "temperature must be above 0" in out
     (first, answer, k), (second, _, other_k), (third, _, _) = seen
     assert second[: len(first) + len(answer)] == first + answer and len(second) > len(first) + len(answer)
     assert len(third) < len(first) + len(answer) and third[0] == first[0]  # the turns were forgotten
     assert (k, other_k) == (40, 1)
+
+
+def test_what_was_said_is_read_though_the_answer_is_longer_than_the_window(fitted, monkeypatch):
+    writer = Writer.of_run(str(fitted), device="cpu")
+    said = writer.prompt("The town of")
+    assert 2 < len(said) <= writer.window // 2 < 100
+    ((prompt, answer, _),) = talked(fitted, monkeypatch, ["The town of"])  # 100 tokens by default
+    assert prompt == said and answer
+
+
+def test_turns_have_what_an_answer_leaves_of_the_window_or_half_of_it():
+    assert [room_of(64, tokens) for tokens in (10, 32, 40, 64, 100)] == [54, 32, 32, 32, 32]
+    assert room_of(2, 500) == 1
 
 
 def test_turns_stay_inside_the_room():

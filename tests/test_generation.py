@@ -3,8 +3,12 @@
 import pytest
 import torch
 import transformers as hf
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from modules.generation import Sampling, ban_repeats, choose, draw, generator_of, keep_top_k, keep_top_p, penalise
+from modules.neural_cache import mix
 
 
 def scores(rows: int = 3, vocabulary: int = 20) -> torch.Tensor:
@@ -40,10 +44,53 @@ def test_a_frequency_penalty_counts():
 
 
 def test_penalties_look_at_the_latest_tokens_only_when_told():
-    given = torch.tensor([[4.0, 3.0, 0.0]])
+    given = torch.tensor([[4.0, 3.9, 0.0]])
     for history, expected in ((0, 1), (1, 0)):  # token 0 occurred two steps ago
         sampling = Sampling("greedy", repetition_penalty=2.0, history=history)
         assert choose(given, sampling, [[0, 2]], [generator_of(0, 0)])[0].tolist() == [expected]
+
+
+PENALISED = Sampling("greedy", repetition_penalty=1.5, frequency_penalty=0.1)
+
+
+@pytest.mark.parametrize("shift", [-100.0, 7.0])
+def test_a_constant_added_to_the_scores_changes_nothing(shift):
+    given = scores(200)
+    history = [[i % 20, (i + 3) % 20, int(given[i].argmax())] for i in range(200)]
+    for sampling in (PENALISED, Sampling("temperature", repetition_penalty=1.5), Sampling("top_p", no_repeat_ngram=1)):
+        found = [
+            choose(one, sampling, history, [generator_of(0, i) for i in range(200)])[0]
+            for one in (given, given + shift)
+        ]
+        assert torch.equal(*found), sampling
+
+
+def test_a_penalty_moves_a_text_away_from_what_its_log_probabilities_repeat():
+    given = torch.tensor([[0.9, 0.09, 0.009, 0.001]]).log()
+    for rest in (torch.tensor([[]]), torch.full((1, 3), 1e-20).log(), torch.full((1, 3), float("-inf"))):
+        row = torch.cat([given, rest], 1)
+        for repeated, expected in ((0, 1), (3, 0)):  # the likeliest token, and an unlikely one
+            sampling = Sampling("greedy", repetition_penalty=4.0)
+            assert choose(row, sampling, [[repeated]], [generator_of(0, 0)])[0].tolist() == [expected]
+
+
+class NoDoubles(TorchDispatchMode):
+    """Refuses float64 anywhere but on the CPU, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for value in tree_leaves(found):
+            if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
+                assert value.device.type == "cpu", func
+        return found
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "temperature", "top_k_top_p"])
+def test_an_apple_gpu_is_not_asked_for_the_float64_that_it_lacks(strategy):
+    with FakeTensorMode(), NoDoubles():  # no such device is needed: only shapes, types and places are worked out
+        logits = torch.zeros(2, 9, device="mps")
+        choose(logits, Sampling(strategy, top_k=3), [[1], [2]], [generator_of(0, i) for i in range(2)])
+        mix(*(torch.zeros(3, device="mps") for _ in range(2)), 0.2)
 
 
 def test_where_every_token_is_ruled_out_none_is():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,16 @@ def test_samples_are_kept_by_epoch_and_training_does_not_notice(tmp_path):
     again = [json.loads(line) for line in Path("runs/language/with/samples.jsonl").read_text().splitlines()]
     assert again[: len(rows)] == rows and [row["epoch"] for row in again[len(rows) :]] == [2] * len(prompts)
     assert torch.load(paths[1], weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029", "\x1c"])
+def test_a_resumed_run_takes_up_samples_whatever_characters_they_hold(tmp_path, character):
+    rows = [{"epoch": epoch, "text": f"a{character}b\r\nc"} for epoch in range(3)]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]  # as they are written
+    (tmp_path / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    callback = Generation()
+    callback.on_train_start(SimpleNamespace(default_root_dir=tmp_path, current_epoch=2), None)
+    assert callback.rows == rows[:2]
 
 
 @pytest.mark.parametrize("setting", [{"prompts": ()}, {"max_new_tokens": 0}, {"every_n_epochs": 0}])

@@ -8,13 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
+from datamodules.audit import audit
 from datamodules.errors import DataError
 from datamodules.language import LanguageData
 from datamodules.language_layout import Corpus, TextBatches, TextSampler, train_layout
-from datamodules.language_text import cut, documents_of_path
+from datamodules.language_text import as_records, cut, documents_of_path
 from datamodules.language_tokenizer import Tokenizer
+from datamodules.near_texts import COMMON
 from datamodules.samplers import BatchLoader
+from datamodules.splits import make_split
 from tests.fake_data.language import articles, wikitext_folder
+from tests.running import code
+
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def corpus(lengths=(30, 7, 19, 44), eos=0):
@@ -63,7 +69,88 @@ def test_the_page_s_sample_of_the_data_format_is_read(tmp_path):
     assert {part for *_, part in found} == {"train", "val", "test"}
     assert found[0][0].startswith("test.txt:") and f" = {found[0][1]} = \n" in found[0][2]
     one = documents_of_path(str(folder / "train.txt"), "heading")
-    assert {part for *_, part in one} == {"train"} or {part for *_, part in one} == {""}
+    assert {part for *_, part in one} == {"train"}
+
+
+def test_a_training_file_alone_is_split_further(tmp_path):
+    (tmp_path / "train.txt").write_text(articles(10), encoding="utf-8")
+    data = LanguageData(path=str(tmp_path / "train.txt"), cache=None)
+    data.setup("fit")
+    assert data.records["given"].tolist() == ["train"] * 10
+    parts = make_split(data.records, fractions=FRACTIONS, seed=0)["part"]
+    assert parts.value_counts().to_dict() == {"train": 8, "val": 1, "test": 1}
+
+
+@pytest.mark.parametrize("text", ["a b\nc d\n\n", "a b\nc d\n \n\n", "\n\na b\n\nc d", "a b\n\n\nc d\n", "\n \n"])
+@pytest.mark.parametrize("boundary", ["heading", "blank", "line", "file"])
+def test_no_document_is_blank_and_nothing_is_lost(text, boundary):
+    pieces = [piece for _, piece in cut(text, boundary)]
+    assert "".join(pieces) == text
+    if text.strip():
+        assert all(piece.strip() for piece in pieces)
+        assert len(pieces) == (2 if boundary == "line" else len(pieces))
+
+
+@pytest.mark.parametrize("name", ["book.txt", "train.txt"])
+def test_a_text_of_too_few_documents_for_a_split_says_how_to_cut_it(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("one two\n\nthree four\n\nfive six\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"1 document, .*--data\.boundary.*blank.*line.*train\.txt") as error:
+        LanguageData(path=str(path), cache=None).setup("fit")
+    assert name in str(error.value)
+    blank = LanguageData(path=str(path), boundary="blank", cache=None)
+    blank.setup("fit")
+    assert len(blank.records) == 3
+    new = LanguageData(predict_path=str(path), cache=None)
+    new.setup("predict")  # what is only scored needs no split
+    assert len(new.records) == 1
+
+
+def test_files_that_state_the_parts_may_hold_one_document_each(tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text(f"some {name} text\n", encoding="utf-8")
+    data = LanguageData(path=str(tmp_path), boundary="file", cache=None)
+    data.setup("fit")
+    assert sorted(data.records["given"]) == ["test", "train", "val"]
+    (tmp_path / "test.txt").unlink()  # --split.test 0
+    LanguageData(path=str(tmp_path), boundary="file", cache=None).setup("fit")
+
+
+def often_copied(copies=38):
+    """Return 300 lines that differ, and one line that stands between them more often than near copies are searched."""
+    lines = [f"line {i} says {i * 7} and then {i * 13} .\n" for i in range(300)]
+    for i in range(copies):
+        lines.insert(i * 8, "Thank you very much indeed .\n")
+    return "".join(lines)
+
+
+def test_the_same_text_is_one_group_however_often_it_occurs():
+    same = [("a", "", "Thank you .\n", ""), ("b", "", "Well , \n", "")] * 30
+    more = [*same, ("", "", " Thank  you .", ""), ("", "", "\n", ""), ("", "", " \n", "")]
+    documents = [(f"d{i}", *rest) for i, (_, *rest) in enumerate(more)]
+    groups = as_records(documents)[0]["group"].tolist()
+    assert groups == ["d0", "d1"] * 30 + ["d0", "d61", "d61"]
+
+
+def test_the_audit_finds_no_leak_in_lines_that_are_copied_often(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text(often_copied() + "\n\n", encoding="utf-8")
+    assert COMMON < 38
+    words = ["--data.path", str(path), "--data.boundary", "line", "--name", "x"]
+    assert code(["audit", *words], system="language") == 0
+    assert json.loads(next(tmp_path.rglob("audit.json")).read_text(encoding="utf-8"))["leaks"] == 0
+
+
+@pytest.mark.parametrize("boundary", ["blank", "line"])
+def test_real_text_without_parts_is_split_without_a_leak(real_data, tmp_path, boundary):
+    """WikiText repeats the heading `= = = <unk> = = =` more often than near copies are searched for."""
+    path = tmp_path / "book.txt"
+    path.write_bytes((real_data / "language/wikitext-2/valid.txt").read_bytes())
+    data = LanguageData(path=str(path), boundary=boundary, cache=None)
+    data.setup("fit")
+    assert "".join(data.text(i) for i in range(len(data.records))) == path.read_text(encoding="utf-8")
+    table = make_split(data.records, fractions=FRACTIONS, seed=42)
+    assert not audit(data.records, table).leaks
 
 
 @pytest.mark.parametrize(
@@ -246,6 +333,58 @@ def test_tokens_are_kept_by_content_and_mapped(tmp_path):
     assert np.array_equal(plain.tokens("train"), tokens)
 
 
+def test_a_part_of_neighbours_is_a_slice_of_the_map_and_is_made_once():
+    data = split(LanguageData(synthetic_samples=6000, vocab_size=300, cache="kept"), val=2, test=2)
+    values, offsets = data._all_tokens()
+    assert isinstance(values, np.memmap) and len(data.records) > 6
+    for part in ("train", "val", "test", None):
+        labels, documents = data.corpus(part).labels, data.corpus(part).documents
+        assert np.shares_memory(labels, values) and data.corpus(part) is data.corpus(part)
+        expected = [values[offsets[i] : offsets[i + 1]] for i in documents]
+        assert np.array_equal(labels, np.concatenate(expected))
+    assert np.array_equal(data.tokens("val")[data.starts("val")], values[offsets[:2]])
+    batch = next(iter(data.val_dataloader()))
+    assert batch["y"].shape[1] == data.window
+
+
+def test_scattered_documents_of_a_part_are_joined():
+    data = split(LanguageData(synthetic_samples=6000, tokenizer="bytes", cache=None))
+    part = np.array(["train", "val"] * len(data.records))[: len(data.records)]
+    data.apply_split(data.records[["id", "group", "hash", "label"]].assign(part=part))
+    texts = [data.text(i) for i in range(0, len(part), 2)]
+    assert data.tokenizer.decode(data.tokens("train")) == "".join(texts)
+    assert data.starts("train").tolist() == np.cumsum([0, *(len(text) + 1 for text in texts[:-1])]).tolist()
+
+
+def test_tokens_of_an_old_split_vocabulary_or_text_are_not_answered(tmp_path):
+    data = split(LanguageData(synthetic_samples=6000, tokenizer="bytes", cache=None), val=1)
+    for count in (1, 3):  # of the same training part, so of the same vocabulary
+        split(data, val=count, test=4 - count)
+        text = "".join(data.text(i) for i in range(count))
+        assert data.tokenizer.decode(data.tokens("val")) == text and len(data.counts("val")) == count
+    before = data.tokens("val")
+    data._use(Tokenizer.train("words", ["a b\n"], None))
+    assert len(data.tokens("val")) < len(before)
+    path = tmp_path / "new.txt"
+    path.write_text("new text\n", encoding="utf-8")
+    data.predict_path = str(path)
+    all_tokens = data.corpus(None).labels
+    data.setup("predict")
+    assert len(data.corpus(None).labels) == 3 != len(all_tokens)
+
+
+def test_only_a_vocabulary_of_words_has_a_token_that_stands_before_an_answer():
+    """Elsewhere an answer is several tokens, and the first of them is a space for bytes and another "?" for BPE."""
+    settings = {"synthetic": "recall", "synthetic_samples": 2000, "cache": None}
+    words = split(LanguageData(tokenizer="words", **settings))
+    assert words.tokenizer.decode([words.question]) == "?"
+    for kind in ("bpe", "bytes"):
+        assert split(LanguageData(tokenizer=kind, vocab_size=300, **settings)).question is None
+    assert split(LanguageData(tokenizer="words", synthetic_samples=2000, cache=None)).question is None
+    words._use(Tokenizer.train("words", ["key1 is value2 .\n"], None))  # it does not know the question mark
+    assert words.question is None
+
+
 def test_counts_and_entropy_are_those_of_the_documents():
     data = split(LanguageData(synthetic_samples=4000, vocab_size=300, cache=None))
     counts = data.counts("train")
@@ -265,6 +404,14 @@ def test_counts_and_entropy_are_those_of_the_documents():
 def test_settings_that_cannot_be(settings, said):
     with pytest.raises(ValueError, match=said):
         LanguageData(**settings)
+
+
+def test_hub_data_without_a_column_of_text_are_refused(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"sentence": ["a"], "label": [1]})})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: rows)
+    with pytest.raises(DataError, match=r"own/set.*no column text.*sentence, label"):
+        LanguageData(hub="own/set", cache=None).setup("fit")
 
 
 def test_the_hub_is_read_through_its_library(monkeypatch):

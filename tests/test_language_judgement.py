@@ -5,7 +5,9 @@ import importlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,20 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
-from callbacks.report_language import LanguageJudgement
+from callbacks import report_language_page
+from callbacks.causal_lm import Scored as Others
+from callbacks.report_language import LanguageJudgement, causal_name
+from callbacks.report_language_baselines import counting_models
 from callbacks.report_language_files import TextPredictions
+from callbacks.report_language_score import look
 from callbacks.report_language_targets import panel
 from datamodules.errors import DataError
+from datamodules.language_layout import Corpus, TextBatches, TextSampler
 from datamodules.ngram import KneserNey
+from datamodules.samplers import BatchLoader
+from modules.nets.language import LanguageTransformer, Shape
+from modules.nets.memory import Slots
+from modules.perplexity import attention_use
 from tests.running import code, data_of_run, run
 
 ALL = ("--judgement.metrics", "all", "--judgement.cache_size", "60", "--judgement.published", "wikitext-2")
@@ -145,7 +156,7 @@ def test_other_runs_and_other_models_stand_beside(memory):
     baselines, plain = figures(memory)["baselines"], figures(memory.parent / "plain")
     assert baselines["run plain"]["values"] == plain["values"]
     name = next(name for name in baselines if name.startswith("gpt2"))
-    assert "window 24" in name and baselines[name]["values"]["word_perplexity"] > 1
+    assert "window 24" in name and "without" not in name and baselines[name]["values"]["word_perplexity"] > 1
     report = (memory / "REPORT.md").read_text(encoding="utf-8")
     assert "AWD-LSTM" in report and "65.80" in report, "published figures stand as they are"
 
@@ -230,16 +241,17 @@ def test_settings_without_a_meaning_are_refused(setting, said):
         LanguageJudgement(**setting)
 
 
+def hopes(vocabulary: int = 50_257, entropy: float | None = None, **more) -> dict[str, dict]:
+    """The panel by name, of a run on text of people in GPT-2's pieces, or on another."""
+    facts = {"protocol": {"vocabulary": vocabulary}, "entropy_per_word": entropy}
+    metrics = facts | {"part": "test", "values": {"perplexity": 90.0}} | more
+    val = {"part": "val", "values": {"perplexity": 66.0}, "train": {"values": {"perplexity": 55.0}}}
+    return {row["name"]: row for row in panel(metrics, facts | val)}
+
+
 def test_a_hope_is_reached_or_not_by_its_own_definition():
-    metrics = {
-        "part": "test",
-        "values": {"perplexity": 90.0},
-        "slots": {"active_share": 0.5},
-        "generation": {"bleu_4": 0.03},
-    }
-    fit = {"part": "val", "values": {"perplexity": 66.0}, "train": {"values": {"perplexity": 55.0}}}
-    found = {row["name"]: row["reached"] for row in panel(metrics, fit)}
-    assert found == {
+    found = hopes(slots={"active_share": 0.5}, generation={"bleu_4": 0.03})
+    assert {name: row["reached"] for name, row in found.items()} == {
         "perplexity per token, train": True,
         "perplexity per token, validation": True,
         "perplexity per token, test": False,
@@ -247,6 +259,158 @@ def test_a_hope_is_reached_or_not_by_its_own_definition():
         "BLEU-4": False,
         "slots with a share of the reads": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "entropy", "why"),
+    [(8000, None, "another vocabulary"), (50_257, 1.5, "made text"), (8000, 1.5, "made text")],
+)
+def test_a_perplexity_per_token_is_judged_only_where_the_brief_meant_it(tmp_path, vocabulary, entropy, why):
+    found = hopes(vocabulary, entropy, slots={"active_share": 0.5})
+    for part, value in (("train", 55.0), ("validation", 66.0), ("test", 90.0)):
+        row = found[f"perplexity per token, {part}"]
+        assert (row["reached"], row["note"], row["value"]) == (None, why, value)
+    assert (
+        found["gap of validation to train"]["reached"] is False and found["slots with a share of the reads"]["reached"]
+    )
+    rows = list(found.values())
+    said = report_language_page._panel_lines(rows)
+    assert said[2] == "brief: perplexity per token, test, at most 85: 90.000 –"
+    assert f"| 90.000 | – | {why} |" in report_language_page._panel({"panel": rows})
+    plain = {"values": {}, "by_distance": {}, "by_position": [{"low": 1}], "panel": rows}
+    report_language_page.write_tables(tmp_path, plain)
+    stored = pd.read_csv(tmp_path / "panel.csv").set_index("name")["reached"]
+    assert stored["perplexity per token, test"] == "–" and stored["gap of validation to train"] == "False"
+
+
+def test_exploration_is_judged_where_the_model_was_trained_with_it():
+    name = "tokens other than the likeliest"
+    for share, reached in ((0.2, False), (0.25, True), (0.35, True), (0.4, False)):
+        assert hopes(explored=True, generation={"off_likeliest": share})[name]["reached"] is reached
+    assert name not in hopes(explored=False, generation={"off_likeliest": 0.3})
+    assert name not in hopes(explored=True)
+
+
+def stand_in(net) -> SimpleNamespace:
+    """What `look` needs of a system: the network, the memory that it carries, and the state that it is judged in."""
+    module = SimpleNamespace(net=net, training=False, memory_mode="on", device=torch.device("cpu"), state=None)
+    module.eval, module.train = net.eval, net.train
+
+    def judge(batch, look=False):
+        module.looked.append(look)
+        given = {name: batch[name] for name in ("tokens", "starts", "write")}
+        state = net.new_state(*batch["tokens"].shape) if module.state is None else module.state
+        out = net(**given, state=state, look=look)
+        module.state = out.get("state")
+        return out
+
+    module.judge, module.looked = judge, []
+    module.on_test_epoch_start = lambda: setattr(module, "state", None)
+    return module
+
+
+def text_loader(lengths: list[int], rows: int = 2, window: int = 8, stride: int = 8) -> tuple[BatchLoader, Corpus]:
+    rng = np.random.default_rng(0)
+    starts = np.cumsum([0, *lengths[:-1]])
+    corpus = Corpus(rng.integers(0, 20, sum(lengths)), starts, np.arange(len(lengths)), 20)
+    batches = TextBatches(corpus, window, stride, rows, None, 0)
+    return BatchLoader(batches, TextSampler(batches, 0, 1, 1)), corpus
+
+
+TRAINER = SimpleNamespace(precision_plugin=SimpleNamespace(val_step_context=contextlib.nullcontext))
+
+
+def test_slots_are_followed_to_the_end_of_each_document_and_empty_ones_are_left_out():
+    """40 slots, 4 a segment: full after ten. Each document again alone: a slot is written where its value changes."""
+    torch.manual_seed(0)
+    net = LanguageTransformer(21, Shape(8, 1, 1, 8, 8), memory=Slots(slots=40, width=8, writes=4)).eval()
+    loader, corpus = text_loader([120, 97, 130, 30, 125])
+    found = look(TRAINER, stand_in(net), loader).slots
+    written, overwritten, importance = [], [], []
+    for labels in np.split(corpus.labels, corpus.starts[1:]):
+        inputs, state = torch.tensor(np.concatenate([[20], labels[:-1]]))[None], None
+        for first in range(0, len(labels), 8):
+            tokens = inputs[:, first : first + 8]
+            starts = torch.zeros_like(tokens, dtype=torch.bool)
+            starts[0, 0] = first == 0
+            before = state
+            with torch.no_grad():
+                state = net(tokens, starts=starts, state=state)["state"]
+            if before is not None:
+                changed = (state["value"] != before["value"]).any(2)[0]
+                written.append(changed.float().mean().item())
+                overwritten.append((changed & (before["importance"][0] > 0)).float().mean().item())
+                importance += state["importance"][state["importance"] > 0].tolist()
+    assert max(overwritten) > 0, "otherwise the test shows nothing"
+    assert found["written_share"] == pytest.approx(np.mean(written))
+    assert found["overwritten_share"] == pytest.approx(np.mean(overwritten))
+    assert found["importance_mean"] == pytest.approx(np.mean(importance), rel=1e-5)
+    assert found["importance_std"] == pytest.approx(np.std(importance), rel=1e-3)
+
+
+def test_attention_and_reads_are_looked_at_in_batches_spread_over_the_part():
+    torch.manual_seed(0)
+    module = stand_in(LanguageTransformer(21, Shape(8, 1, 1, 8, 8), memory=Slots(slots=8, width=8, writes=4)).eval())
+    loader, _ = text_loader([200, 200, 120, 120, 80, 80])
+    found = look(TRAINER, module, loader)
+    assert len(loader) == len(module.looked) == 50
+    assert [i for i, seen in enumerate(module.looked) if seen] == [0, 7, 14, 21, 28, 35, 42, 49]
+    assert found.read_map is not None and found.read_map.sum() > 0
+    plain = stand_in(LanguageTransformer(21, Shape(8, 1, 1, 8, 8)).eval())
+    assert look(TRAINER, plain, loader).slots == {} and plain.looked == [True] * 8, "nothing is carried"
+
+
+def test_every_window_that_is_looked_at_weighs_the_same():
+    """With a short stride, too, where only the last labels of a window count."""
+    torch.manual_seed(0)
+    net = LanguageTransformer(21, Shape(8, 1, 1, 8, 8)).eval()
+    loader, corpus = text_loader([16, 8, 12], rows=2, stride=4)
+    found = look(TRAINER, stand_in(net), loader).attention
+    windows = []
+    for labels in np.split(corpus.labels, corpus.starts[1:]):
+        inputs = torch.tensor(np.concatenate([[20], labels[:-1]]))
+        windows += [inputs[first : first + 8] for first in range(0, len(labels) - 7, 4)]
+    with torch.no_grad():
+        used = [attention_use(net(tokens[None], look=True)["attention"].numpy()) for tokens in windows]
+    assert len(windows) == 3 + 1 + 2
+    for name, value in found.items():
+        assert value == pytest.approx(np.mean([use[name] for use in used]), rel=1e-5)
+
+
+def made_of_lines(closes: bool, tokens: dict[str, list[int]]) -> SimpleNamespace:
+    """A datamodule of two training documents and two to judge, by words."""
+    texts = ["a b a\n", "b a\n a\n", "a a b\n", "b\n"]
+    rows = {"train": np.array([0, 1]), "test": np.array([2, 3])}
+    starts = {"train": np.array([0, 4]), "test": np.array([0, 4])}
+    return SimpleNamespace(
+        records=pd.DataFrame({"id": [f"d{i}" for i in range(4)]}), vocab_size=3, text=lambda i: texts[i],
+        documents=rows.get, tokens=tokens.get, starts=starts.get, tokenizer=SimpleNamespace(closes=closes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_the_n_gram_of_words_says_where_a_document_ends_if_the_model_does(closes):
+    a, b, line, end = 0, 1, 2, 3
+    data = made_of_lines(closes, {"train": [a, b, a, line, b, a, line, a, line], "test": [a, a, b, line, b, line]})
+    counts = np.array([4, 2])
+    names = np.array(["d2", "d3"])
+    judged = TextPredictions(names, names, np.zeros(2), counts, counts, 2 * counts)
+    found = counting_models(data, "test", judged, 2)[0]["Kneser-Ney 2-gram, words"]
+    last = [end] if closes else []
+    model = KneserNey(4 if closes else 3, 2).fit(
+        np.array([a, b, a, line, *last, b, a, line, a, line, *last]), np.array([0, 4 + closes])
+    )
+    logs = [model.log_prob(np.array([*words, *last]), np.array([0])).sum() for words in ([a, a, b, line], [b, line])]
+    assert found.nll == pytest.approx([-log for log in logs])
+    assert found.n_tokens.tolist() == [4 + closes, 2 + closes] and found.n_words.tolist() == [4, 2]
+
+
+def test_a_model_that_cannot_close_a_document_says_so_in_its_name():
+    scored = Others(np.zeros(2), np.ones(2), 24, 8, 3_400_000, closed=True)
+    assert causal_name("a/gpt2", scored, True) == "gpt2 (3M, window 24, stride 8)"
+    scored = replace(scored, closed=False)
+    assert causal_name("a/gpt2", scored, True) == "gpt2 (3M, window 24, stride 8, without the end of each document)"
+    assert causal_name("a/gpt2", scored, False) == "gpt2 (3M, window 24, stride 8)", "no model says it here"
 
 
 def test_a_run_on_other_documents_does_not_stand_beside(runs, memory):

@@ -1,5 +1,6 @@
 """Training a model further: another run's weights and vocabulary, pairs whose prompts are in no loss, and a student."""
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,15 @@ def test_counts_are_of_the_targets(tmp_path):
     assert counts["n_bytes"].tolist() == [len(" It is 1 .")] * 10
 
 
+def test_tokens_of_other_pairs_are_not_answered(tmp_path):
+    data = pairs_data(tmp_path)
+    assert data.corpus(None) is data.corpus(None) and len(data.corpus(None).context) == 40
+    (tmp_path / "new").mkdir()
+    data.predict_path = str(pair_file(tmp_path / "new", 5))
+    data.setup("predict")
+    assert len(data.corpus(None).documents) == len(data.corpus(None).context) == 5
+
+
 def test_context_of_a_document_takes_no_part_in_an_evaluation_with_a_stride():
     corpus = Corpus(np.arange(100, 150), np.array([0, 30]), np.array([7, 9]), 99, np.array([4, 11]))
     batches = TextBatches(corpus, 8, 3, 2, None, 0)
@@ -126,6 +136,21 @@ def fitted(tmp_path_factory):
     return fitted_run(tmp_path_factory, "language")
 
 
+@pytest.mark.parametrize(("target", "closed"), [(" It is 3 .", 5), (" It is 3 .\n", 5), (" It\u2028is\x853 .", 5)])
+def test_among_words_the_end_of_a_line_closes_a_target_once(tmp_path, target, closed):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"What {n} ?", "target": target} for n in range(12)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    data = LanguagePairs(path=str(path), tokenizer="words", window=16, batch_size=4)
+    data.setup("fit")
+    data.apply_split(data.records[["id", "group", "hash", "label"]].assign(part="train"))
+    corpus = data.corpus("train")
+    assert (corpus.lengths - corpus.context == closed).all()
+    labels = corpus.labels.reshape(12, -1)
+    assert (labels[:, -1] == data.tokenizer.eos_id).all() and (labels[:, :-1] != data.tokenizer.eos_id).all()
+    assert (data.counts("train")["n_tokens"] == data.counts("train")["n_words"]).all()
+
+
 def fit_words(fitted: Path, variant: str, *words: str) -> list[str]:
     config = ["--config", str(fitted / "config.yaml"), "--config", str(VARIANTS / f"{variant}.yaml")]
     return ["fit", *config, "--report.bootstrap", "0", *words]
@@ -143,6 +168,10 @@ def test_a_run_is_trained_further_on_pairs(fitted, tmp_path):
     assert saved[0]["class_names"] == saved[1]["class_names"]  # the vocabulary, too
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert config["data"]["init_args"]["vocabulary_from"] and "init_from" not in config
+    facts, began = json.loads((folder / "run.json").read_text(encoding="utf-8")), fitted / "checkpoints" / "best.ckpt"
+    assert Path(facts["weights_of"]).samefile(began)
+    assert facts["weights_sha256"] == hashlib.sha256(began.read_bytes()).hexdigest()
+    assert f"--init_from {facts['weights_of']} --name again" in (folder / "REPORT.md").read_text(encoding="utf-8")
     run(["test", "--ckpt_path", str(folder)], config=False)  # the run knows its vocabulary
     assert json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["values"]["perplexity"] > 1
 

@@ -146,6 +146,9 @@ def plain(tmp_path_factory):
     "words",
     [
         ("--model.memory.writes", "2"),
+        ("--model.memory.slots", "5"),
+        ("--model.memory.width", "4"),
+        ("--model.memory.heads", "2"),
         ("--model.memory", "null"),
         ("--model.exploration", "{initial: 0.2, maximum: 0.5, kind: uniform, end: 1.0, steps: 0}"),
         ("--model.dropouts.word_dropout", "0.3"),
@@ -159,6 +162,15 @@ def test_each_setting_changes_the_weights(words, plain):
     run(["fit", "--name", "a", *SHORT, *QUICK, *words], system="language")
     changed = digest(Path("runs/language/a/checkpoints/last.ckpt"))
     assert (changed != plain) == (words[0] != "--data.boundary")  # the embedded text comes in documents
+
+
+def test_the_noise_follows_its_schedule_in_a_fit():
+    digests = set()
+    for steps in (0, 4):
+        noise = f"{{initial: 0.2, maximum: 0.5, kind: uniform, end: 0.0, steps: {steps}}}"
+        run(["fit", "--name", f"a{steps}", *SHORT, *QUICK, "--model.exploration", noise], system="language")
+        digests.add(digest(Path(f"runs/language/a{steps}/checkpoints/last.ckpt")))
+    assert len(digests) == 2
 
 
 def trained(net: LanguageTransformer, data: LanguageData, steps: int, lr: float = 3e-3) -> LanguageTransformer:
@@ -236,6 +248,36 @@ def test_words_without_structure_stay_at_the_perplexity_of_their_number():
             total += out["nll"][words & (batch["y"] >= 0)].sum().item()
             count += int((words & (batch["y"] >= 0)).sum())
     assert 0.97 * 50 <= math.exp(total / count) <= 1.15 * 50
+
+
+@pytest.mark.parametrize(("documents", "rows"), [(3, 3), (2, 4), (1, 2)])
+def test_a_shuffled_memory_is_that_of_another_document_also_beside_empty_rows(documents, rows):
+    torch.manual_seed(0)
+    shape = Shape(16, 2, 2, 32, 16, "pre", "rotary", True, False, True, 8)
+    model = LanguageModel(optimizer=torch.optim.AdamW, vocab_size=30, shape=shape, memory=Slots(8, 8, 4)).eval()
+    model.memory_mode = "shuffled"
+    with torch.no_grad():
+        model.net.memory.gate.bias.fill_(0.5)
+    there = torch.arange(rows) < documents
+
+    def second_segment(tokens: torch.Tensor) -> torch.Tensor:
+        model.on_test_epoch_start()
+        for i, part in enumerate(tokens):
+            starts = torch.zeros(rows, 12, dtype=torch.bool)
+            starts[:, 0] = there & (i == 0)
+            write = there[:, None].expand(-1, 12).clone()
+            with torch.no_grad():
+                nll = model.judge({"tokens": part, "starts": starts, "write": write, "y": part})["nll"]
+        return nll
+
+    tokens = torch.randint(1, 30, (2, rows, 12))
+    before = second_segment(tokens)
+    for changed in range(documents):
+        other = tokens.clone()
+        other[0, changed] = other[0, changed].flip(0)  # what this document's memory holds of its first segment
+        after = second_segment(other)
+        readers = {row for row in range(rows) if not torch.equal(after[row], before[row])}
+        assert readers == ({(changed + 1) % documents} if documents > 1 else set())
 
 
 def test_evaluation_modes_of_the_memory_differ_and_off_is_no_state(fitted):

@@ -6,11 +6,13 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from modules.nets import language_parts
 from modules.nets.language import Dropouts, LanguageTransformer, Shape
 from modules.nets.language_parts import Exploration, Noise, TokenLoss
-from modules.nets.memory import Slots, coarse
+from modules.nets.memory import Slots, build_memory, coarse
+from tests.running import ROOT
 
 VOCAB, ROWS, LENGTH = 40, 3, 20
 OURS = Shape(32, 2, 4, 48, 64, "pre", "rotary", True, False, True, 16)
@@ -147,6 +149,29 @@ def test_slots_fill_and_the_least_important_go_first():
     assert before[written].max() <= before[~written].min() + 1e-3
 
 
+def test_an_importance_fades_by_its_decay_each_segment():
+    for decay in (1.0, 0.5):
+        memory = build_memory(8, Slots(2, 4, 2, decay=decay))
+        slots = memory.empty(1, 4) | {"importance": torch.tensor([[0.8, 0.3]]), "age": torch.tensor([[3.0, 0.0]])}
+        torch.testing.assert_close(memory.priority(slots), torch.tensor([[0.8 * decay**3, 0.3]]))
+
+
+def test_one_token_is_a_segment_too():
+    net = LanguageTransformer(9, Shape(8, 2, 2, 16, 8, norm="pre", copy=4), memory=Slots(4, 4, 2)).eval()
+    out = net(torch.zeros(1, 1).long())
+    assert net(torch.ones(1, 1).long(), state=out["state"])["logits"].isfinite().all()
+
+
+def test_before_training_a_memory_changes_nothing_but_the_share_of_copying():
+    for size, at_most in ((0, 0.0), (4, 0.05)):
+        torch.manual_seed(0)
+        net = LanguageTransformer(30, Shape(16, 2, 2, 32, 16, norm="pre", copy=size), memory=Slots(8, 8, 8)).eval()
+        first, second = torch.randint(30, (2, 1, 12))
+        filled, empty = net(second, state=net(first)["state"]), net(second)
+        change = (filled["logits"].softmax(-1) - empty["logits"].softmax(-1)).abs().max().item()
+        assert change <= at_most and (change > 0) == (size > 0)
+
+
 def test_a_rank_does_not_hang_on_rounding_noise():
     x = torch.full((2, 50), 0.37)
     x[1] += 1e-7 * torch.randn(50)
@@ -170,19 +195,20 @@ def test_the_brief_s_parameter_count_and_its_parts():
     memory = 2 * (513 * 256 + 256) + 512 * 64 + 64 + 64 * 512 + 512 + 1
     metrics = 512 * 256 + 256 + 512 * 64 + 64
     expected = vocab * width + 1000 * width + blocks + memory + metrics + 1 + width * vocab + vocab
+    given = settings_of("language_brief")
     with torch.device("meta"):
         net = LanguageTransformer(vocab, Shape(), Dropouts(), Slots(kind="brief"), Exploration())
+    assert Shape(**given["shape"]) == Shape() and Slots(**given["memory"]) == Slots(kind="brief")
     assert sum(p.numel() for p in net.parameters()) == expected == 71_433_171
     assert sum(p.numel() for p in net.memory.parameters()) == memory + metrics == 329_281 + 164_160
 
 
+def settings_of(variant: str) -> dict:
+    return yaml.safe_load((ROOT / f"configs/variants/{variant}.yaml").read_text(encoding="utf-8"))["model"]["init_args"]
+
+
 def test_our_own_model_of_that_size_is_not_larger():
-    import yaml
-
-    from tests.running import ROOT
-
-    given = yaml.safe_load((ROOT / "configs/variants/language_modern.yaml").read_text(encoding="utf-8"))
-    settings = given["model"]["init_args"]
+    settings = settings_of("language_modern")
     with torch.device("meta"):
         net = LanguageTransformer(50_257, Shape(**settings["shape"]), Dropouts(), Slots(**settings["memory"]))
     assert 60e6 < sum(p.numel() for p in net.parameters()) <= 71.5e6

@@ -22,13 +22,6 @@ def test_perplexities_are_those_of_the_sums_and_not_means_of_means():
     assert found["word_perplexity"] == pytest.approx(found["perplexity"] ** (20 / 15))
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("a b\n \n c \n", 6), ("a b\n \n c ", 6), (" = A = \n", 4), ("", 1), ("\n", 1), ("\n\n", 2)]
-)
-def test_words_are_counted_with_one_end_for_every_line(text, words):
-    assert P.count_words(text) == words
-
-
 def test_resampling_takes_whole_groups_and_is_the_same_for_two_models():
     groups = np.array(["a", "b", "a"])
     drawn = P.resampled(sums(), groups, n=400)
@@ -45,8 +38,14 @@ def test_resampling_takes_whole_groups_and_is_the_same_for_two_models():
     [(3.0, None, "implausible"), (30.0, None, ""), (950.0, None, "guessing"), (3.0, 2.5, ""), (3.0, 3.5, "entropy")],
 )
 def test_implausible_numbers_are_flagged(value, floor, said):
-    found = P.flags(value, 1000, floor)
+    found = P.flags(value, 1000, floor, word_perplexity=value)
     assert (said in found[0]) if said else not found
+
+
+def test_a_low_perplexity_per_byte_is_no_alarm_and_one_per_word_is():
+    bytes_of_text = 2**1.9  # 1.9 bits per byte
+    assert not P.flags(bytes_of_text, 257, None, word_perplexity=bytes_of_text**5.5)
+    assert "implausible" in P.flags(1.2, 257, None, word_perplexity=1.2**5.5)[0]
 
 
 @pytest.mark.parametrize(

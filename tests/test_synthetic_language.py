@@ -54,7 +54,7 @@ def test_no_word_has_two_parts_to_play():
 
 
 def test_facts_come_back_and_say_what_the_lead_says(articles):
-    returned = 0
+    returned, matches = 0, Counter()
     for text in articles[:40]:
         lead = text.text.split("\n")[2]
         facts = re.search(r"born in (\d+) in (\w+) \. \w+ teacher was (\w+ \w+) , and \w+ rival was (\w+ \w+) \.", lead)
@@ -67,8 +67,9 @@ def test_facts_come_back_and_say_what_the_lead_says(articles):
         ):
             for found in re.finditer(pattern, rest):
                 assert found.group(1) == fact
+                matches[pattern] += 1
                 returned += len(rest[: found.start()].split()) > 64
-    assert returned > 60
+    assert returned > 60 and len(matches) == 3  # each of the patterns was found
 
 
 def test_agreement_reaches_over_a_noun(articles):

@@ -194,7 +194,7 @@ def article(writer: Writer, number: int) -> Text:
 
 _RECALLED = (
     "{He} never forgot {place} .",
-    "As a of {year} {he} grew up without books .",
+    "As a child of {year} {he} grew up without books .",
     "The lessons of {teacher} stayed with {his} friends .",
     "Letters to {rival} show another side .",
     "Visitors of {town} asked for {name} .",

@@ -241,7 +241,9 @@ class LanguageTransformer(nn.Module):
             return x, None, None
         if state is None:
             state = self.memory.empty(tokens.shape[0], tokens.shape[1], x.device)
-        slots = self.memory.write(state)
+        slots = cache.slots if cache is not None and cache.slots else self.memory.write(state)
+        if cache is not None:
+            cache.slots = slots
         store = cache.layer(len(self.blocks)) if cache is not None else None  # behind those of the blocks
         read, weight, nothing = self.memory.read(x, slots, starts.cumsum(1) == 0, store)
         write = torch.ones_like(starts) if write is None else write

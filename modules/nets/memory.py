@@ -66,6 +66,9 @@ def coarse(x: Tensor) -> Tensor:
 class Memory(nn.Module):
     """What both kinds share: an empty state, what is held, eviction, and the gate that starts at zero.
 
+    The gate is that of what a read adds to the states. A copying head, which takes words out of the memory, has a share
+    of its own that starts at a few percent (see ``Copy``): from zero it would not learn.
+
     State: ``key`` (B, S, K) and ``value`` (B, S, V), ``token`` (B, S), ``importance`` (B, S) with 0 = empty, ``age``
     (B, S) in segments, ``usage`` (B, S) read mass; and what is held: ``hidden`` (B, T, W), ``held`` (B, T) token ids,
     ``write`` (B, T) bool, ``reset`` (B,) bool.
@@ -207,7 +210,8 @@ class KeyedMemory(Memory):
     def write(self, state: State) -> State:
         """Return the slots after what is held was written."""
         slots, hidden = self.forgotten(state), state["hidden"]
-        before = torch.cat([torch.zeros_like(hidden[:, :2]), hidden], 1)
+        none = torch.zeros_like(hidden[:, :1])
+        before = torch.cat([none, none, hidden], 1)
         before = torch.cat([before[:, 1:-1], before[:, :-2]], 2)  # the state before, and the one before that
         may = state["write"].clone()
         may[:, 0] = False  # the state before it lies in another segment
@@ -294,7 +298,7 @@ class BriefMemory(Memory):
 
     def write(self, state: State) -> State:
         """Return the slots after what is held was written: a slot takes a weighted mean of positions."""
-        slots, x = self.forgotten(state), state["hidden"].to(self.content.weight.dtype)
+        slots, x = self.forgotten(state), state["hidden"].to(self.gate.dtype)
         level = self.integration(x)
         content = self.content(x).float()
         score = self.writes(torch.cat([x, level.to(x.dtype)], 2)).float()

@@ -70,7 +70,7 @@ def compress(
         runs: Folder of all runs.
         methods: int8, prune, prune_int8 (int8 after pruning); the first two by default.
         student: Run folder of a distilled student, judged beside.
-        sparsity: Share of the weights of linear layers that pruning takes away.
+        sparsity: Share of the weights of linear layers and LSTMs that pruning takes away.
         steps: Training steps after pruning.
         lr: Their learning rate.
         worse: Share by which the perplexity may grow.
@@ -150,7 +150,7 @@ def _judged(name: str, writer: Writer, net: Any, data: Any, control: bool = Fals
         model.on_validation_epoch_start()  # no memory of what was scored before
         with torch.inference_mode():
             for batch in tqdm(data.part_dataloader("val"), desc=name, unit="batch", disable=None):
-                logits = model.judge(batch, extra=True)["logits"]  # int8 layers have no weights for a fused loss
+                logits = model.judge(batch, extra=True)["logits"]  # a fused loss knows no int8 weights
                 y, document = batch["y"], batch["y_document"]
                 lost = torch.nn.functional.cross_entropy(
                     logits.flatten(0, 1).float(), y.flatten(), ignore_index=-1, reduction="none"
@@ -256,5 +256,6 @@ def _page(table: pd.DataFrame, writer: Writer, worse: float, steps: int) -> str:
         f"{worse:.0%} worse per word, and file or time at most {SMALLER:g} of the model's. Time: one text, with keys "
         f"and values kept, {torch.get_num_threads()} CPU thread(s). Pruned models were trained on for {steps} steps; "
         "`trained on, whole` had the same steps and keeps all weights: what it gains, pruning did not. Zeros make a "
-        "packed file smaller and nothing faster: the layers multiply them like other numbers.\n"
+        "packed file smaller and nothing faster: the layers multiply them like other numbers. int8: the weights of "
+        "linear layers and embeddings, each row with a scale of its own; what multiplies them is not rounded.\n"
     )

@@ -26,6 +26,10 @@ Inputs = dict[str, Tensor]
 SINGLES = 64  # samples given one by one: they tell which axes vary, and how long an answer takes
 EXACT = ("onnx", "torch")  # formats that compute the same numbers
 TOLERANCE = 1e-3  # of these formats; a larger difference is another network
+TEXT_ANSWERS = (
+    "log-probabilities of the next token at each place of a text that begins: there is no memory of earlier text, "
+    "neither as an input nor as an output"
+)
 
 
 def export(
@@ -81,6 +85,8 @@ def export(
             path.unlink(missing_ok=True)
             refused[name] = reason(error)
     print(table(found, samples))
+    if model.PREDICTS == "text":
+        print(f"answers: {TEXT_ANSWERS}")
     for name, why in refused.items():
         print(f"{name} cannot be exported: {why}")
     if not found.keys() - {"network"}:
@@ -102,7 +108,8 @@ class Samples:
     """Validation samples as inputs of the network.
 
     Attributes:
-        singles: One sample each, of its own length. batches: The same and further ones, several at a time.
+        singles: One sample each, of its own length; of a text also beginnings. batches: The same and further ones,
+            several at a time.
         axes: Which axes may have any size. example: The batch that is traced.
         median: The sample of median size.
     """
@@ -130,13 +137,17 @@ class Samples:
             data.batch_size = per_batch
             found.append(list(itertools.islice(data.predict_dataloader(), count)))
         singles, batches = found
+        inputs, alone = [model.net_inputs(b) for b in batches], [model.net_inputs(b) for b in singles]
+        axes = model.export_axes([*singles, *batches])
+        if model.PREDICTS == "text":  # all windows are of one length, and the network takes any
+            axes = {name: {0: "batch", 1: "length"} for name in inputs[0]}
+            alone += [beginning(each) for each in alone[:4]]
         # tracing takes an axis of size one for a fixed one
-        inputs = [model.net_inputs(b) for b in batches]
         axes = {
             name: {axis: label for axis, label in named.items() if inputs[0][name].shape[axis] > 1}
-            for name, named in model.export_axes([*singles, *batches]).items()
+            for name, named in axes.items()
         }
-        return cls([model.net_inputs(b) for b in singles], inputs, axes)
+        return cls(alone, inputs, axes)
 
     @property
     def example(self) -> Inputs:
@@ -148,6 +159,11 @@ class Samples:
         """The sample of median size."""
         order = sorted(self.singles, key=lambda inputs: sum(x.numel() for x in inputs.values()))
         return order[len(order) // 2]
+
+
+def beginning(inputs: Inputs) -> Inputs:
+    """Return the first half of texts: each input (B, T) as (B, T // 2)."""
+    return {name: x[:, : max(1, x.shape[1] // 2)].contiguous() for name, x in inputs.items()}
 
 
 def _eager(network: Exported, inputs: Inputs) -> Answers:
@@ -210,6 +226,7 @@ def facts(
         "checkpoint": str(ckpt_path),
         "inputs": [described(name, value) for name, value in samples.example.items()],
         "outputs": list(_eager(Exported(model), samples.example)),
+        **({"answers": TEXT_ANSWERS} if model.PREDICTS == "text" else {}),
         "class_names": list(model.class_names),
         "data": data.describe(),
         "formats": found,

@@ -12,8 +12,8 @@ from callbacks.report_language_files import TextPredictions
 WORDS = np.array([100, 50, 80])
 
 
-def stored(folder: Path, factor: float, seed: int, ids: str = "abc") -> Path:
-    """A tested run whose documents cost ``factor`` nats a word."""
+def stored(folder: Path, factor: float, seed: int, ids: str = "abc", noise: bool = False) -> Path:
+    """A tested run whose documents cost ``factor`` nats a word; one with ``noise`` was trained with exploration."""
     nll = factor * WORDS * np.array([1.0, 1.2, 0.9])
     names = np.array(list(ids))
     TextPredictions(names, names, nll, 2 * WORDS, WORDS, 6 * WORDS).save(folder / "test" / "predictions_test.npz")
@@ -25,7 +25,11 @@ def stored(folder: Path, factor: float, seed: int, ids: str = "abc") -> Path:
     off = {"values": {"word_perplexity": 99.0}, "difference": {"word_perplexity": [-1.0, -2.0, 0.5]}}
     counted = {"unigram": {"values": {"word_perplexity": 70.0}}, "counting models": {"not_run": "off"}}
     found = {"part": "test", "protocol": {"window": 8}, "memory": {"off": off}, "baselines": counted}
+    if noise:
+        found["generation"] = {"off_likeliest": 0.3 + 0.01 * seed}
     write_json(folder / "test" / "metrics.json", found | {"entropy_per_word": math.log(2)})
+    columns = ("epoch,train/noise\n", f"0,\n1,0.1\n2,0.08\n3,0.0{seed + 1}\n4,\n") if noise else ("epoch\n", "0\n")
+    (folder / "training_log.csv").write_text("".join(columns), encoding="utf-8")
     return folder
 
 
@@ -53,6 +57,19 @@ def test_seeds_are_one_row_and_differences_are_paired(tmp_path):
     other = stored(tmp_path / "other", 3.0, 0, ids="abd")
     with pytest.raises(ValueError, match="other documents"):
         summarise([on, [other]])
+
+
+def test_exploration_is_recorded_where_there_was_some(tmp_path):
+    from benchmarks.perplexity import summarise
+
+    on = [stored(tmp_path / "on" / f"seed-{s}", 3.0, s, noise=True) for s in (0, 1)]
+    off = [stored(tmp_path / "off" / "seed-0", 3.0, 0)]
+    rows = summarise([on, off], bootstrap=20)["rows"]
+    assert rows["on"]["noise"] == [{"first": 0.1, "last": 0.01}, {"first": 0.1, "last": 0.02}]
+    assert rows["on"]["off_likeliest"] == [0.3, 0.31]
+    assert not {"noise", "off_likeliest"} & set(rows["off"])
+    (off[0] / "training_log.csv").unlink()  # a run that was tested elsewhere brings none
+    assert "noise" not in summarise([off], bootstrap=20)["rows"]["off"]
 
 
 def text(folder: Path, name: str, words: str) -> Path:

@@ -11,6 +11,8 @@ from lightning_project import compress as verb
 from lightning_project.writer import Writer
 from modules.compression import apply_masks, magnitude_masks, sizes, to_int8, zero_share
 from modules.nets.language import LanguageTransformer, Shape
+from modules.nets.language_lstm import LanguageLSTM
+from modules.nets.memory import Slots
 from tests.running import code, fitted_run, parameters, run
 
 
@@ -41,14 +43,76 @@ def test_all_or_nothing_is_no_pruning(share):
         magnitude_masks(network(False), share)
 
 
-def test_int8_is_near_and_smaller_and_leaves_the_original_alone():
-    net, tokens = network(False), torch.randint(50, (2, 32))
+MEMORIES = {"none": None, "keyed": Slots(8, 16, 4), "brief": Slots(8, 16, 4, kind="brief")}
+
+
+def remembering(kind: str) -> LanguageTransformer:
+    """A network with all parts, whose memory adds something to the states."""
+    torch.manual_seed(0)
+    shape = Shape(64, 2, 2, 128, 32, "pre", "rotary", gated=True, bias=False, tied=True, copy=16)
+    net = LanguageTransformer(200, shape, memory=MEMORIES[kind]).eval()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.startswith("memory.gate"):
+                parameter.fill_(0.5)
+    return net
+
+
+def read_twice(net, tokens: torch.Tensor) -> torch.Tensor:
+    """The log-probabilities (B, T, V) of a second segment, after a first one that the memory may hold."""
+    with torch.inference_mode():
+        half = tokens.shape[1] // 2
+        state = net(tokens[:, :half], state=net.new_state(len(tokens), half)).get("state")
+        return net(tokens[:, half:], state=state)["logits"].log_softmax(-1)
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_int8_is_near_and_smaller_and_leaves_the_original_alone(kind):
+    net, tokens = remembering(kind), torch.randint(200, (2, 64))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     small = to_int8(net)
-    full, rounded = (one(tokens)["logits"].log_softmax(-1) for one in (net, small))
-    assert 0 < (full - rounded).abs().max() < 0.2
+    difference = (read_twice(net, tokens) - read_twice(small, tokens)).abs().max()
+    assert 0 < difference < 0.05
     assert sizes(small)[0] < 0.5 * sizes(net)[0]
-    assert np.isnan(zero_share(small)) and zero_share(net) == 0
+    assert small.head.weight is small.embedding.weight and small.head.weight.dtype == torch.int8
+    assert np.isnan(zero_share(small)) and zero_share(net) < 0.01  # of the gates, which begin at zero
     assert all(type(part) is nn.Linear for part in net.modules() if isinstance(part, nn.Linear))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_in_int8_a_text_is_the_same_in_any_batch_and_sees_nothing_later(kind):
+    small, tokens = to_int8(remembering(kind)), torch.randint(200, (6, 64))
+    together = read_twice(small, tokens)
+    for i, row in enumerate(tokens):
+        torch.testing.assert_close(read_twice(small, row[None])[0], together[i], atol=1e-5, rtol=0)
+    changed = tokens.clone()
+    changed[:, 50:] = (changed[:, 50:] + 7) % 200
+    torch.testing.assert_close(read_twice(small, changed)[:, :18], together[:, :18], atol=1e-6, rtol=0)
+    assert (read_twice(small, changed)[:, 18:] - together[:, 18:]).abs().max() > 0.01
+
+
+def test_a_row_of_zeros_stays_zeros_in_int8():
+    layer = nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight[0] = 0
+    small = to_int8(nn.Sequential(layer))
+    torch.testing.assert_close(small(torch.ones(1, 4))[0, 0], layer.bias[0])
+
+
+def test_the_matrices_of_an_lstm_are_pruned_too():
+    torch.manual_seed(0)
+    net = LanguageLSTM(50, Shape(16, 2, max_len=32)).eval()
+    masks = magnitude_masks(net, 0.5)
+    assert {name.rpartition(".")[2] for name in masks} == {"weight_ih_l0", "weight_hh_l0"} and len(masks) == 4
+    apply_masks(net, masks)
+    assert zero_share(net) == pytest.approx(0.5, abs=0.01)
+    assert net(torch.randint(50, (2, 8)))["logits"].isfinite().all()
+
+
+def test_a_network_without_matrices_is_not_pruned():
+    with pytest.raises(ValueError, match="Embedding has no weights of linear layers"):
+        magnitude_masks(nn.Embedding(3, 4), 0.5)
 
 
 def test_zeros_make_a_packed_file_smaller_only():
@@ -102,6 +166,17 @@ def test_pruned_weights_are_a_checkpoint_like_any_other(rows, fitted):
     assert zeros > 0.3 * sum(value.numel() for name, value in parameters(path).items() if "blocks" in name)
     net = Writer.of_run(str(path), device="cpu").net
     assert zero_share(net) == pytest.approx(0.6, abs=0.01)
+
+
+def test_an_lstm_is_made_smaller_like_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(["fit", "--name", "lstm", "--model.network", "lstm", "--model.memory", "null", "--trainer.max_epochs", "1",
+         "--report.baselines=false", "--judgement.train_documents=0"], system="language")  # fmt: skip
+    run(["compress", "--ckpt_path", "runs/language/lstm", "--methods", "int8", "prune", "--steps", "1",
+         "--sparsity", "0.6"], config=False)  # fmt: skip
+    found = json.loads((tmp_path / "runs/language/lstm/compress/compress.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["model"] for row in found] == ["as trained", "int8", "trained on, whole", "pruned 60%"]
+    assert found[3]["zeros"] == pytest.approx(0.6, abs=0.01)
 
 
 def test_a_way_has_to_win_to_be_recommended():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,8 +13,12 @@ import torch
 from lightning.pytorch import LightningModule
 
 from lightning_project.exits import ExportError, exit_code
-from lightning_project.export_formats import write_int8
+from lightning_project.export import TOLERANCE, Samples, beginning, compare
+from lightning_project.export_formats import FORMATS, write_int8
 from modules.exporting import Exported, free_axes
+from modules.language import LanguageModel
+from modules.nets.language import Shape
+from modules.nets.memory import Slots
 from modules.nets.papers_pooling import HierarchicalPool
 from modules.nets.signs import SignTransformer
 from modules.plants import PlantsClassifier
@@ -142,6 +147,46 @@ def test_convolutions_in_int8_take_the_range_of_activations_from_samples(tmp_pat
         with torch.no_grad():
             expected = Exported(model)(inputs)["prob"].numpy()
         assert np.abs(run(inputs)["prob"] - expected).max() < 0.02
+
+
+def confident() -> LanguageModel:
+    """A language model that copies nearly all its words: to its vocabulary less is left than rounding."""
+    torch.manual_seed(0)
+    shape = Shape(16, 2, 2, 32, 32, "pre", "rotary", gated=True, bias=False, tied=True, copy=8)
+    model = LanguageModel(optimizer=torch.optim.AdamW, vocab_size=40, shape=shape, memory=Slots(8, 8, 4)).eval()
+    with torch.no_grad():
+        model.net.copy.share.bias.copy_(torch.tensor([17.0, -20.0]))
+        model.net.copy.key.weight.mul_(10)  # a place is found, not none
+    return model
+
+
+def text_samples(count: int = 4, length: int = 16) -> Samples:
+    torch.manual_seed(0)
+    flags = torch.zeros(count, length, dtype=torch.bool)
+    batch = {"tokens": torch.randint(40, (count, length)), "starts": flags, "write": ~flags}
+    ones = [{name: x[i : i + 1] for name, x in batch.items()} for i in range(count)]
+    return Samples([*ones, *map(beginning, ones)], [batch], {name: {0: "batch", 1: "length"} for name in batch})
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_language_model_that_copies_surely_answers_the_same_for_any_length(form, tmp_path):
+    model, samples = confident(), text_samples()
+    likely = Exported(model)(samples.example)["log_prob"].exp()
+    assert (likely.sum(-1) - 1).abs().max() < 1e-4 and likely[:, 2:].amax(-1).min() > 0.15
+    run = FORMATS[form].write(model, samples.batches, samples.axes, tmp_path / "model")
+    assert compare(run, Exported(model), samples)["max_difference"] < TOLERANCE / 10
+
+
+@pytest.mark.slow
+def test_the_files_of_a_language_model_take_any_length_and_say_what_they_answer(tmp_path_factory, capsys):
+    folder = fitted_run(tmp_path_factory, "language")
+    assert export(folder, "--formats", "torch", "--out", "shipped") == 0
+    facts = json.loads(Path("shipped/export.json").read_text(encoding="utf-8"))
+    shapes = {each["name"]: each["shape"] for each in facts["inputs"]}
+    assert {*shapes} == {"tokens", "starts", "write"}
+    assert all(shape == ["batch", "length"] for shape in shapes.values())
+    assert "no memory" in facts["answers"] and f"answers: {facts['answers']}" in capsys.readouterr().out
+    assert facts["formats"]["torch"]["max_difference"] < 1e-5
 
 
 def test_what_is_not_asked_for_is_not_made(copied, tmp_path):

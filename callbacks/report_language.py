@@ -152,8 +152,10 @@ class LanguageJudgement(pl.Callback):
             modes = ("on", "off", "shuffled") if getattr(module.net, "memory", None) is not None else ("on",)
             loader = data.part_dataloader(part)
             result["recall"] = {mode: recall(trainer, module, loader, data.question, mode) for mode in modes}
-        if part == "val" and self.train_documents:
-            result["train"] = self._train(trainer, module)
+        if part == "val":
+            result["by_epoch"] = by_epoch(Path(trainer.default_root_dir) / "training_log.csv")
+            if self.train_documents:
+                result["train"] = self._train(trainer, module)
         if part == "test" and self.cache_size:
             result["cache"] = self._with_cache(trainer, module, drawn, bootstrap)
         attends = hasattr(module.net, "new_cache")  # a recurrent network has no weights to look at
@@ -320,6 +322,19 @@ def beside(
     ends = perplexity.intervals({name: drawn[name] - again[name] for name in drawn}, LEVEL)
     entry["difference"] = {name: [ours[name] - theirs[name], *ends[name]] for name in ours}
     return entry
+
+
+def by_epoch(log: Path) -> dict[str, float]:
+    """Return the validation perplexity per token after each epoch that had one, by its number from 1.
+
+    Args:
+        log: ``training_log.csv`` of the run; it may be missing.
+    """
+    table = pd.read_csv(log) if log.is_file() else pd.DataFrame()
+    if "val/ppl" not in table:
+        return {}
+    seen = table.dropna(subset="val/ppl")
+    return {str(int(epoch) + 1): float(value) for epoch, value in zip(seen["epoch"], seen["val/ppl"], strict=True)}
 
 
 def _data(trainer: pl.Trainer) -> Any:  # noqa: ANN401  # a language datamodule, known by its attributes only

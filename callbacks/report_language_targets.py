@@ -28,7 +28,13 @@ class Hope:
 
 GPT2_VOCABULARY = 50_257  # that of the brief
 _TOKENS = "tokens, not characters"
+_EPOCHS = ((1, 650.62, "650.62"), (5, 250, "200-250"), (10, 150, "100-150"), (15, 80, "60-80"), (20, 70, "50-70"))
+_EPOCH_NAME = "perplexity per token, validation, epoch {}"
 HOPES = (
+    *(
+        Hope(_EPOCH_NAME.format(n), f"fit:by_epoch.{n}", None, most, f"brief: {said}", per_token=True)
+        for n, most, said in _EPOCHS
+    ),
     Hope("perplexity per token, train", "fit:train.values.perplexity", None, 65, "brief: 45-65", per_token=True),
     Hope("perplexity per token, validation", "fit:values.perplexity", None, 80, "brief: 50-80", per_token=True),
     Hope("perplexity per token, test", "values.perplexity", None, 85, "brief: 55-85", per_token=True),

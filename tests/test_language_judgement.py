@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule
 
 from callbacks import report_language_page
 from callbacks.causal_lm import Scored as Others
-from callbacks.report_language import LanguageJudgement, causal_name
+from callbacks.report_language import LanguageJudgement, by_epoch, causal_name
 from callbacks.report_language_baselines import counting_models
 from callbacks.report_language_files import TextPredictions
 from callbacks.report_language_score import look
@@ -258,6 +258,19 @@ def test_a_hope_is_reached_or_not_by_its_own_definition():
         "gap of validation to train": False,
         "BLEU-4": False,
         "slots with a share of the reads": True,
+    }
+
+
+def test_the_brief_s_hopes_by_epoch_stand_beside_the_validations_of_the_fit(tmp_path):
+    log = tmp_path / "training_log.csv"
+    assert by_epoch(log) == {}
+    log.write_text("epoch,val/ppl\n0,700.5\n1,\n4,249.0\n", encoding="utf-8")
+    assert by_epoch(log) == {"1": 700.5, "5": 249.0}
+    facts = {"protocol": {"vocabulary": 50_257}, "entropy_per_word": None, "part": "val", "by_epoch": by_epoch(log)}
+    rows = {row["name"]: (row["hope"], row["value"], row["reached"]) for row in panel(facts, {})}
+    assert rows == {
+        "perplexity per token, validation, epoch 1": ("at most 650.62", 700.5, False),
+        "perplexity per token, validation, epoch 5": ("at most 250", 249.0, True),
     }
 
 

@@ -1,8 +1,8 @@
 """A record of the table that a verb wrote: ``python -m benchmarks.tables FOLDER --config FILE ... --record NAME``.
 
-FOLDER is that of an ensemble (``ensemble.csv``), of an ablation (``ablation.csv``), or of a run that was judged with
-its sensors spoilt (``test/sensors.csv``). The record holds the table, the hashes of the configs and of all code that
-the runs behind it lead to, and the seeds of these runs.
+FOLDER is that of an ensemble (``ensemble.csv``), of an ablation (``ablation.csv``), of a run that was judged with its
+sensors spoilt (``test/sensors.csv``), or of one that was made smaller (``compress/compress.json``). The record holds
+the table, the hashes of the configs and of all code that the runs behind it lead to, and the seeds of these runs.
 """
 
 import argparse
@@ -20,6 +20,9 @@ from callbacks.report_files import read_json
 from datamodules.errors import DataError
 from lightning_project.members import folds_of
 
+COMPRESSED = "compress/compress.json"
+COMPRESSING = (ROOT / "lightning_project/compress.py", ROOT / "modules/compression.py")  # no config of a fit names it
+
 
 def runs_of(folder: Path) -> list[Path]:
     """Return the runs behind a table, each with its config.
@@ -32,10 +35,10 @@ def runs_of(folder: Path) -> list[Path]:
         found = [path for member in members for path in folds_of(Path(member)).values()]
     elif (folder / "ablation.csv").is_file():
         found = sorted(path.parent for path in folder.rglob("config.yaml") if (path.parent / "run.json").is_file())
-    elif (folder / "test" / "sensors.csv").is_file():
+    elif (folder / "test" / "sensors.csv").is_file() or (folder / COMPRESSED).is_file():
         found = [folder]
     else:
-        raise DataError(f"{folder}: holds neither ensemble.json, ablation.csv nor test/sensors.csv")
+        raise DataError(f"{folder}: holds neither ensemble.json, ablation.csv, test/sensors.csv nor {COMPRESSED}")
     found = [path for path in found if (path / "config.yaml").is_file()]
     if not found:
         raise DataError(f"{folder}: no run with a config is behind its table")
@@ -44,6 +47,8 @@ def runs_of(folder: Path) -> list[Path]:
 
 def figures_of(folder: Path) -> dict[str, Any]:
     """Return the rows of the table, without empty cells, and for an ensemble what was fitted and the simple models."""
+    if (folder / COMPRESSED).is_file():
+        return {name: value for name, value in read_json(folder / COMPRESSED).items() if name in ("part", "rows")}
     kind = "ensemble" if (folder / "ensemble.json").is_file() else "ablation"
     path = folder / f"{kind}.csv"
     if not path.is_file():
@@ -74,6 +79,8 @@ def main(args: Sequence[str] | None = None) -> None:
     data = data_of(configs)
     seeds = sorted({int(read_json(run / "run.json")["seed"]) for run in runs})
     files = [*given.config, *sorted({path for config in configs for path in sources(config)})]
+    if (given.folder / COMPRESSED).is_file():
+        files += COMPRESSING
     path = write_record(given.record, given.command, files, data, seeds, figures)
     print(f"written: {path.relative_to(ROOT)}")
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import record, tables
-from callbacks.report_files import Predictions
+from callbacks.report_files import Predictions, write_json
 from datamodules.errors import DataError
 from lightning_project.ensemble import ensemble
 from tests.running import ROOT
@@ -72,6 +72,15 @@ def test_a_run_with_its_sensors_spoilt_is_recorded(tmp_path, runs, records):
     found = json.loads((records / "spoilt.json").read_text(encoding="utf-8"))
     assert found["figures"]["rows"] == [{"sensor": "current", "mode": "zeroed", "lost": 0.25}]
     assert set(found["data"]) == {"papers.csv", "new.csv"}
+
+
+def test_a_run_that_was_made_smaller_is_recorded(tmp_path, runs, records):
+    folder = tmp_path / "one" / "fold-0"
+    write_json(folder / "compress" / "compress.json", {"part": "val", "rows": [{"model": "int8", "ratio": 1.01}]})
+    tables.main([str(folder), "--config", CONFIG, "--command", "compress", "--record", "small"])
+    found = json.loads((records / "small.json").read_text(encoding="utf-8"))
+    assert found["figures"] == {"part": "val", "rows": [{"model": "int8", "ratio": 1.01}]}
+    assert "compress.py" in " ".join(found["files"]) and "compression.py" in " ".join(found["files"])
 
 
 def test_a_folder_of_neither_is_refused(tmp_path):

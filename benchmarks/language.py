@@ -67,7 +67,13 @@ class InterleaveStreams(Interleave):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModel) -> None:  # type: ignore[override]
-        """Copy what will be trained."""
+        """Copy what will be trained.
+
+        Raises:
+            ValueError: The fit is in mixed precision, which the bare loop is not.
+        """
+        if str(trainer.precision) != "32-true":
+            raise ValueError(f"benchmarks.language compares in float32: the config has precision {trainer.precision}")
         self.loop = StreamLoop(pl_module, trainer)  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LanguageModel) -> None:  # type: ignore[override]

@@ -21,7 +21,15 @@ from datamodules.errors import DataError
 from lightning_project.members import folds_of
 
 COMPRESSED = "compress/compress.json"
-COMPRESSING = (ROOT / "lightning_project/compress.py", ROOT / "modules/compression.py")  # no config of a fit names it
+COMPRESSING = tuple(  # no config of a fit names them
+    ROOT / name
+    for name in (
+        "lightning_project/compress.py",
+        "modules/compression.py",
+        "modules/decoding.py",
+        "modules/perplexity.py",
+    )
+)
 
 
 def runs_of(folder: Path) -> list[Path]:

@@ -179,10 +179,9 @@ def _uses(root: Path, metrics: Mapping[str, Any], stage: str) -> str:
     if not found:
         return ""
     text = "## Attention and memory\n\n" + table(["", ""], [[k.replace("_", " "), number(v)] for k, v in found.items()])
-    text += (
-        f"\n\nAttention and reads: of {LOOK_BATCHES} batches at most, spread evenly over the part. "
-        "Writes and importance: of every segment that goes on with a document."
-    )
+    text += f"\n\nAttention and reads: of {LOOK_BATCHES} batches at most, spread evenly over the part."
+    if metrics.get("slots"):
+        text += " Writes and importance: of every segment that goes on with a document."
     for name in ("attention", "slots"):
         if (root / stage / f"{name}.png").is_file():
             text += f"\n\n![{name}]({stage}/{name}.png)"

@@ -98,9 +98,6 @@ def live_settings(trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dic
         "seed": int(seed) if seed and seed.isdigit() else None,
         "git_commit": git_commit(),
     }
-    start = by_name(trainer, "InitFrom")
-    if start is not None:  # a resumed run does not have it, and keeps what was written
-        settings |= {"weights_of": getattr(start, "checkpoint", None), "weights_sha256": getattr(start, "sha256", None)}
     return {**settings, **pl_module.describe()}  # type: ignore[operator]  # a System
 
 

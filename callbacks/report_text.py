@@ -133,9 +133,9 @@ def reproduce(root: Path, run: Mapping[str, Any], shown: str) -> str:
         f"python -m lightning_project {{}} --config {shown}/config.yaml",
         files.read_json(root / "environment.json"),
     )
-    start, began = run.get("weights_of"), ""
-    if start:
-        began = f"It began with the weights of `{start}` (SHA-256 {run.get('weights_sha256')}). "
+    found, began = files.read_json(root / files.BEGAN_WITH), ""
+    if start := found.get("checkpoint"):
+        began = f"It began with the weights of `{start}` (SHA-256 {found['sha256']}). "
     versions = ", ".join(f"{name} {version}" for name, version in python.get("packages", {}).items())
     return (
         f"## How to reproduce\n\n```\n{verb.format('fit')}{f' --init_from {start}' if start else ''} --name again\n"

@@ -196,6 +196,9 @@ class ProjectCLI(LightningCLI):
     def after_fit(self) -> None:
         """Judge the best weights on the validation part, for the report of the fit."""
         best = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoint)).best_model_path  # type: ignore[attr-defined]
+        if not best and self.trainer.state.status == "finished":
+            self._say("no validation ran: there is no best checkpoint and no report of the fit; let an epoch that is "
+                      "run be validated (--trainer.check_val_every_n_epoch)")  # fmt: skip
         if not best or self.trainer.state.status != "finished":
             return
         report = next(c for c in self.trainer.callbacks if isinstance(c, RunReport))  # type: ignore[attr-defined]

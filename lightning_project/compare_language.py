@@ -168,7 +168,7 @@ def _unknown_notes(runs: Sequence[TextRun], base: Sequence[TextRun]) -> list[str
     elif share > 0:
         found.append(f"{share:.2%} of the judged words are unknown to its vocabulary, and one {UNKNOWN} for them all "
                      "is easier than each word")  # fmt: skip
-    if not _fair(runs, base):
+    if runs is not base and not _fair(runs, base):
         found.append("per word and per byte not set against the first, for words are unknown to one of the two")
     return found
 

@@ -34,7 +34,7 @@ class Candidate:
         size: Bytes of the weights as a file.
         packed: Bytes of that file, packed.
         zeros: Share of zeros among the weights that can be pruned; NaN where they are no plain numbers.
-        net: The network.
+        net: The network. window: Tokens that it sees at once.
         control: Stands there to compare with; it is never recommended.
     """
 
@@ -44,6 +44,7 @@ class Candidate:
     packed: int
     zeros: float
     net: Any
+    window: int
     control: bool = False
 
 
@@ -100,7 +101,7 @@ def compress(
             found.append(_judged(f"pruned {sparsity:.0%}, int8", writer, to_int8(pruned), data))
     if student is not None:
         found.append(_student(student, writer))
-    seconds = seconds_per_token([one.net for one in found], writer.window)
+    seconds = seconds_per_token([(one.net, one.window) for one in found])
     rows = [row_of(one, found[0], own, seconds[0]) for one, own in zip(found, seconds, strict=True)]
     recommended = [not one.control and wins(row, worse) for one, row in zip(found, rows, strict=True)]
     table = pd.DataFrame(rows).assign(recommended=recommended)
@@ -160,7 +161,7 @@ def _judged(name: str, writer: Writer, net: Any, data: Any, control: bool = Fals
     finally:
         model.net = own
     units = {unit: counts[f"n_{unit}"].to_numpy(float) for unit in ("tokens", "words", "bytes")}
-    return Candidate(name, {"nll": nll, **units}, *sizes(net), zero_share(net), net, control)
+    return Candidate(name, {"nll": nll, **units}, *sizes(net), zero_share(net), net, writer.window, control)
 
 
 def _student(path: str, teacher: Writer) -> Candidate:
@@ -209,15 +210,20 @@ def row_of(one: Candidate, first: Candidate, seconds: float, first_seconds: floa
     }
 
 
-def seconds_per_token(nets: list[Any], window: int, rounds: int = 9) -> list[float]:
+def seconds_per_token(nets: list[tuple[Any, int]], rounds: int = 9) -> list[float]:
     """Return the median time of a token that is written alone, keys and values kept, for each network.
 
-    The networks take turns, round by round: what slows the machine down for a while slows all of them.
+    The networks take turns, round by round: what slows the machine down for a while slows all of them. All write the
+    same number of tokens, as many as the shortest window holds.
+
+    Args:
+        nets: Networks with their windows.
+        rounds: Turns of each.
     """
-    length = min(window, 64)
+    length = min(64, *(window for _, window in nets))
     times: list[list[float]] = [[] for _ in nets]
     for _ in range(rounds):
-        for net, own in zip(nets, times, strict=True):
+        for (net, window), own in zip(nets, times, strict=True):
             reader, token = WindowReader(net, 1, window), torch.zeros(1, 1, dtype=torch.long)
             start = time.perf_counter()
             for _ in range(length):

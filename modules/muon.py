@@ -12,8 +12,10 @@ class MuonAdamW(Optimizer):
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is made for the matrices inside a network, so
     it takes the two-dimensional parameters of the groups that decay; the house's groups
-    (:func:`modules.optim.parameter_groups`) keep embeddings, tied heads, norms and biases out of these. Both parts are
-    torch's own; a schedule scales the learning rates of both by the same factor.
+    (:func:`modules.optim.parameter_groups`) keep embeddings, tied heads, norms and biases out of these, unless
+    ``decay_all`` is set. Both parts are torch's own; a schedule scales the learning rates of both by the same factor,
+    and the rate that a log shows is Muon's. Systems that set rates by group (``papers``, ``plants`` with
+    ``layer_decay``, ``gcode_decoder`` with ``train_encoder``) have no use for it.
 
     Args:
         params: Parameter groups; one with ``weight_decay`` 0 goes to AdamW as a whole.
@@ -26,7 +28,7 @@ class MuonAdamW(Optimizer):
         fused: AdamW's fused kernel.
 
     Raises:
-        ValueError: No group has a matrix that decays: use AdamW.
+        ValueError: It was not given groups, or no group has a matrix that decays: use AdamW.
     """
 
     def __init__(
@@ -40,7 +42,12 @@ class MuonAdamW(Optimizer):
         eps: float = 1e-9,
         fused: bool | None = None,
     ) -> None:
-        matrices, rest = _divided(list(params))
+        groups = list(params)
+        if not all(isinstance(group, dict) for group in groups):
+            raise ValueError(
+                "MuonAdamW divides the groups of a whole network: with rates by group use torch.optim.AdamW"
+            )
+        matrices, rest = _divided(groups)
         if not matrices:
             raise ValueError("MuonAdamW found no matrix in a group that decays: use torch.optim.AdamW")
         muon = Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, momentum=momentum)

@@ -179,9 +179,14 @@ def test_an_lstm_is_made_smaller_like_the_others(tmp_path, monkeypatch):
     assert found[3]["zeros"] == pytest.approx(0.6, abs=0.01)
 
 
+def test_a_student_of_a_shorter_window_is_timed_in_its_own():
+    nets = [(LanguageTransformer(50, Shape(16, 1, 2, 32, length, norm="pre")).eval(), length) for length in (64, 24)]
+    assert all(seconds > 0 for seconds in verb.seconds_per_token(nets, rounds=1))
+
+
 def test_a_way_has_to_win_to_be_recommended():
     sums = {"nll": np.full(20, 100.0), **{unit: np.full(20, 50.0) for unit in ("tokens", "words", "bytes")}}
-    first = verb.Candidate("as trained", sums, 100, 90, 0.0, None)
+    first = verb.Candidate("as trained", sums, 100, 90, 0.0, None, 64)
     cases = [  # name, sums, bytes, seconds a token (the first has 1), whether it wins
         ("smaller", sums, 50, 1.0, True),
         ("faster", sums, 100, 0.5, True),
@@ -189,7 +194,7 @@ def test_a_way_has_to_win_to_be_recommended():
         ("worse text", {**sums, "nll": sums["nll"] * 1.05}, 50, 0.5, False),
     ]
     for name, own, size, seconds, expected in cases:
-        row = verb.row_of(verb.Candidate(name, own, size, 45, 0.0, None), first, seconds, 1.0)
+        row = verb.row_of(verb.Candidate(name, own, size, 45, 0.0, None, 64), first, seconds, 1.0)
         assert verb.wins(row, worse=0.01) is expected, name
 
 

@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch import LightningModule
 
 from callbacks.init_from import InitFrom
+from callbacks.report_files import BEGAN_WITH
 from datamodules.errors import DataError
 from datamodules.language_layout import Corpus, TextBatches, TextSampler
 from datamodules.language_pairs import LanguagePairs, read_pairs
@@ -168,23 +169,23 @@ def test_a_run_is_trained_further_on_pairs(fitted, tmp_path):
     assert saved[0]["class_names"] == saved[1]["class_names"]  # the vocabulary, too
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert config["data"]["init_args"]["vocabulary_from"] and "init_from" not in config
-    facts, began = json.loads((folder / "run.json").read_text(encoding="utf-8")), fitted / "checkpoints" / "best.ckpt"
-    assert Path(facts["weights_of"]).samefile(began)
-    assert facts["weights_sha256"] == hashlib.sha256(began.read_bytes()).hexdigest()
-    assert f"--init_from {facts['weights_of']} --name again" in (folder / "REPORT.md").read_text(encoding="utf-8")
+    facts, began = json.loads((folder / BEGAN_WITH).read_text(encoding="utf-8")), fitted / "checkpoints" / "best.ckpt"
+    assert Path(facts["checkpoint"]).samefile(began)
+    assert facts["sha256"] == hashlib.sha256(began.read_bytes()).hexdigest()
+    assert f"--init_from {facts['checkpoint']} --name again" in (folder / "REPORT.md").read_text(encoding="utf-8")
     run(["test", "--ckpt_path", str(folder)], config=False)  # the run knows its vocabulary
     assert json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["values"]["perplexity"] > 1
 
 
-def test_a_run_that_is_resumed_keeps_its_own_weights(fitted):
+def test_a_run_that_is_resumed_keeps_its_own_weights(fitted, tmp_path):
     model = LightningModule.load_from_checkpoint(fitted / "checkpoints" / "best.ckpt", map_location="cpu")
     given = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         model.net.embedding.weight.zero_()
     start = InitFrom(str(fitted / "checkpoints" / "best.ckpt"))
-    start.on_fit_start(SimpleNamespace(ckpt_path="last.ckpt"), model)
-    assert not model.net.embedding.weight.any()
-    start.on_fit_start(SimpleNamespace(ckpt_path=None), model)
+    start.on_fit_start(SimpleNamespace(ckpt_path="last.ckpt", is_global_zero=True), model)
+    assert not model.net.embedding.weight.any() and not (tmp_path / BEGAN_WITH).exists()
+    start.on_fit_start(SimpleNamespace(ckpt_path=None, is_global_zero=True, default_root_dir=tmp_path), model)
     assert all(torch.equal(given[name], value) for name, value in model.state_dict().items())
 
 

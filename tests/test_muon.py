@@ -105,6 +105,11 @@ def test_without_a_matrix_that_decays_it_refuses():
         MuonAdamW(parameter_groups(nn.Embedding(9, 4), decay_all=False))
 
 
+def test_a_bare_list_of_parameters_is_refused():
+    with pytest.raises(ValueError, match="rates by group"):
+        MuonAdamW([nn.Parameter(torch.zeros(1))])
+
+
 def test_a_closure_is_run_once_with_gradients():
     net = language()
     optimizer, calls = MuonAdamW(parameter_groups(net, decay_all=False)), []

@@ -81,7 +81,7 @@ def test_other_commands_name_modules_that_exist():
     from importlib.util import find_spec
 
     modules = {name for line in LINES for name in re.findall(r"python -m ([\w.]+)", line)} - {"venv", "pytest"}
-    names = {"loop", "ngram", "images", "student", "gcode_latency"}
+    names = {"loop", "ngram", "images", "student", "gcode_latency", "language", "generation"}
     assert modules == {"lightning_project", "lightning_project.dashboard", *(f"benchmarks.{name}" for name in names)}
     assert all(find_spec(name) for name in modules)
 

@@ -55,7 +55,7 @@ class Writer:
             name: Name of the run; by default the newest.
             runs: Folder of all runs.
             device: Such as ``cpu`` or ``cuda``; ``auto`` takes an accelerator where there is one.
-            int8: Round the weights of linear layers and embeddings to int8, on the CPU; ``compress`` says what it costs.
+            int8: Round weights of linear layers and embeddings to int8, on the CPU; ``compress`` says what it costs.
 
         Raises:
             DataError: It is no run of a language model, or its folder is not whole.

@@ -7,7 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.checkpoint import read_checkpoint
-from callbacks.report_files import BEGAN_WITH, write_json
+from callbacks.report_files import write_json
+from callbacks.report_text import BEGAN_WITH
 
 
 class InitFrom(Callback):

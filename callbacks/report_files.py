@@ -70,9 +70,6 @@ def write_json(path: str | Path, value: object) -> Path:
     return write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-BEGAN_WITH = "began_with.json"  # in the folder of a run that began with another one's weights
-
-
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object, or an empty one when the file does not exist."""
     path = Path(path)

@@ -10,6 +10,7 @@ from callbacks.report_breakdown import section
 from callbacks.report_tables import number, table
 from callbacks.report_targets import REACHED, aim
 
+BEGAN_WITH = "began_with.json"  # in the folder of a run that began with another one's weights
 STAGE_ORDER = ("test", "fit", "validate")
 BRIEF_FILES = (  # the ten artifacts of the signs brief, and what they are called here
     ("best_model.pt", "checkpoints/best.ckpt", "checkpoint of the best epoch"),
@@ -133,7 +134,7 @@ def reproduce(root: Path, run: Mapping[str, Any], shown: str) -> str:
         f"python -m lightning_project {{}} --config {shown}/config.yaml",
         files.read_json(root / "environment.json"),
     )
-    found, began = files.read_json(root / files.BEGAN_WITH), ""
+    found, began = files.read_json(root / BEGAN_WITH), ""
     if start := found.get("checkpoint"):
         began = f"It began with the weights of `{start}` (SHA-256 {found['sha256']}). "
     versions = ", ".join(f"{name} {version}" for name, version in python.get("packages", {}).items())

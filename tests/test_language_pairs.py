@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch import LightningModule
 
 from callbacks.init_from import InitFrom
-from callbacks.report_files import BEGAN_WITH
+from callbacks.report_text import BEGAN_WITH
 from datamodules.errors import DataError
 from datamodules.language_layout import Corpus, TextBatches, TextSampler
 from datamodules.language_pairs import LanguagePairs, read_pairs
